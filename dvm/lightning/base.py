@@ -1,0 +1,157 @@
+"""What every wallet offers: `Wallet`, one short Protocol. A new wallet is one file and one registry line.
+
+All amounts are integer millisatoshi (msat), all times unix seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal, Protocol
+
+
+class InvoiceState(Enum):
+    """What the wallet says of an invoice. Four different things: money.md, case 14.
+
+    Only SETTLED is money. UNKNOWN is "could not be learned", never "not paid".
+    """
+
+    SETTLED = "settled"
+    PENDING = "pending"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Invoice:
+    """A BOLT 11 invoice that our wallet made, checked against what was asked of it."""
+
+    bolt11: str
+    payment_hash: str
+    msat: int
+    created_at: int
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """The wallet's answer about one payment hash. `msat` is what was received, when SETTLED."""
+
+    state: InvoiceState
+    msat: int = 0
+    settled_at: int | None = None
+
+
+UNKNOWN = Lookup(InvoiceState.UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """An outgoing payment's outcome. UNKNOWN means that it may still succeed: nothing is paid again."""
+
+    state: InvoiceState
+    fee_msat: int = 0
+    preimage: str | None = None
+
+    def __repr__(self) -> str:  # a preimage proves payment: it belongs in no log
+        return f"Payment({self.state.name}, fee_msat={self.fee_msat})"
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What this wallet can do beyond making and looking up invoices."""
+
+    push: bool = False
+    description_hash: bool = False
+    pay: bool = False
+    hold: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WalletInfo:
+    """For `dvm doctor` and the log: the wallet's alias, network and (if it tells) spendable msat."""
+
+    alias: str
+    network: str
+    balance_msat: int | None
+    capabilities: Capabilities
+
+
+WalletErrorCode = Literal[
+    "unreachable",  # no answer: the outcome is unknown
+    "unauthorized",  # the key or connection is refused
+    "restricted",  # the connection may not do this
+    "rate_limited",
+    "quota",  # a budget of the connection is used up
+    "insufficient",  # the wallet's balance is too low
+    "unsupported",  # the wallet lacks the method or the encryption
+    "not_found",
+    "failed",  # the wallet refused for a reason of its own
+    "untrustworthy",  # its answer does not fit the question (another amount, another hash, a bad invoice)
+]
+
+
+class WalletError(Exception):
+    """The wallet did not do it. The text says what is wrong and what to do, and holds no secret."""
+
+    def __init__(self, code: WalletErrorCode, text: str) -> None:
+        super().__init__(f"{code}: {text}")
+        self.code: WalletErrorCode = code
+
+
+class Wallet(Protocol):
+    """A Lightning wallet."""
+
+    name: str
+
+    async def start(self) -> None:
+        """Connect. Raises WalletError when that can never work (bad URI); a wallet that is merely down
+        is tried again in the background and each call raises `unreachable` meanwhile."""
+        ...
+
+    async def close(self) -> None:
+        """Disconnect. Safe to call twice."""
+        ...
+
+    async def info(self) -> WalletInfo:
+        """Who the wallet is and what it can do. Raises WalletError."""
+        ...
+
+    async def create_invoice(
+        self,
+        msat: int,
+        *,
+        description: str | None = None,
+        description_hash: str | None = None,
+        expiry: int,
+    ) -> Invoice:
+        """A new invoice over `msat` (whole sats: a multiple of 1000), valid for `expiry` seconds.
+
+        Either `description` or `description_hash` (hex). What comes back was checked: signature, amount,
+        hash, network. Raises WalletError.
+        """
+        ...
+
+    async def lookup(self, payment_hash: str) -> Lookup:
+        """The state of one invoice. A wallet that cannot be asked, or answers nonsense, is UNKNOWN."""
+        ...
+
+    async def lookup_many(self, payment_hashes: Collection[str], since: int) -> dict[str, Lookup]:
+        """The states of many invoices, all made at or after `since` (unix seconds), in few calls.
+
+        Each hash asked for has an entry; UNKNOWN where the wallet could not be asked.
+        """
+        ...
+
+    def settlements(self) -> AsyncIterator[str]:
+        """Payment hashes that the wallet reports as settled, for as long as it is open: hints only.
+
+        They may be lies, duplicates, or concern payments that are not ours; `lookup` is the proof. A
+        wallet without push yields what its own batched poll finds.
+        """
+        ...
+
+    async def pay(self, bolt11: str, *, fee_limit_msat: int) -> Payment:
+        """Pay an invoice. A time-out is UNKNOWN, not FAILED. Raises WalletError before anything left."""
+        ...

@@ -1,0 +1,31 @@
+"""Price list → quote → cost. Integers in msat, no I/O."""
+
+from dvm.pricing.prices import (
+    FREE,
+    Free,
+    PerRequest,
+    PerToken,
+    Price,
+    Quote,
+    TokenCount,
+    TooDear,
+    cost,
+    price_from_json,
+    price_to_json,
+    quote,
+)
+
+__all__ = [
+    "FREE",
+    "Free",
+    "PerRequest",
+    "PerToken",
+    "Price",
+    "Quote",
+    "TokenCount",
+    "TooDear",
+    "cost",
+    "price_from_json",
+    "price_to_json",
+    "quote",
+]
