@@ -39,7 +39,7 @@ class Event(pynostr.event.Event):  # type: ignore[misc]
     def __init__(
         self,
         *,
-        id: str,
+        id: str,  # noqa: A002 - the NIP names it
         pubkey: str,
         created_at: int,
         kind: int,
