@@ -1,0 +1,47 @@
+"""Accounts, transfers, holds, jobs, receipts and the outbox: the only place that touches the database."""
+
+from dvm.ledger.base import (
+    Balance,
+    ConflictError,
+    Deposit,
+    Entry,
+    Job,
+    JobState,
+    LedgerError,
+    Link,
+    Metered,
+    Outgoing,
+    PendingPayment,
+    Posting,
+    Publication,
+    ReceiptMaker,
+    Received,
+    Store,
+    StoreError,
+    Terms,
+    UsageRow,
+)
+from dvm.ledger.sqlite import SqliteStore
+
+__all__ = [
+    "Balance",
+    "ConflictError",
+    "Deposit",
+    "Entry",
+    "Job",
+    "JobState",
+    "LedgerError",
+    "Link",
+    "Metered",
+    "Outgoing",
+    "PendingPayment",
+    "Posting",
+    "Publication",
+    "ReceiptMaker",
+    "Received",
+    "SqliteStore",
+    "Store",
+    "StoreError",
+    "Terms",
+    "UsageRow",
+]
