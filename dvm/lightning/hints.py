@@ -1,0 +1,60 @@
+"""Hints that an invoice may be settled, handed to whoever reads them: bounded, lossy, never in the way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+
+_KEPT = 10_000  # for a reader that has fallen behind: the oldest give way, a look-up finds what they meant
+
+
+class Hints:
+    """Payment hashes, told by a wallet and read by any number of readers until `close`."""
+
+    def __init__(self) -> None:
+        self._readers: set[_Reader] = set()
+
+    def tell(self, payment_hash: str) -> None:
+        for reader in self._readers:
+            reader.put(payment_hash)
+
+    def read(self) -> AsyncIterator[str]:
+        """What is told from this call on; ends when the wallet is closed."""
+        reader = _Reader()
+        self._readers.add(reader)
+        return self._read(reader)
+
+    def close(self) -> None:
+        for reader in self._readers:
+            reader.end()
+
+    async def _read(self, reader: _Reader) -> AsyncIterator[str]:
+        try:
+            while (payment_hash := await reader.next()) is not None:
+                yield payment_hash
+        finally:
+            self._readers.discard(reader)
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self._hints: deque[str] = deque(maxlen=_KEPT)
+        self._wake = asyncio.Event()
+        self._ended = False
+
+    def put(self, hint: str) -> None:
+        self._hints.append(hint)
+        self._wake.set()
+
+    def end(self) -> None:
+        self._ended = True
+        self._wake.set()
+
+    async def next(self) -> str | None:
+        while not self._hints:
+            if self._ended:
+                return None
+            self._wake.clear()
+            await self._wake.wait()
+        return self._hints.popleft()

@@ -1,0 +1,114 @@
+"""What every wallet must do, written once; each wallet's test file runs it against itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from hashlib import sha256
+
+import pytest
+
+from dvm.lightning.base import InvoiceState, Wallet, WalletError
+from dvm.lightning.bolt11 import decode
+
+SETTLED, PENDING, FAILED, UNKNOWN = (
+    InvoiceState.SETTLED,
+    InvoiceState.PENDING,
+    InvoiceState.FAILED,
+    InvoiceState.UNKNOWN,
+)
+
+
+@dataclass
+class Bench:
+    """A started wallet, and the customer's: who pays an invoice, and asks for a payment of `msat`."""
+
+    wallet: Wallet
+    pay: Callable[[str], Awaitable[object]]
+    invoice: Callable[[int], Awaitable[str]]
+
+
+class WalletContract:
+    """Subclasses provide the fixture `bench`."""
+
+    async def test_an_invoice_says_what_was_asked(self, bench: Bench) -> None:
+        before = int(time.time())
+        invoice = await bench.wallet.create_invoice(21_000, description="a job", expiry=600)
+        said = decode(invoice.bolt11)
+        assert (said.msat, invoice.msat) == (21_000, 21_000)
+        assert said.payment_hash == invoice.payment_hash
+        assert "a job" in (said.description or "")
+        assert said.network == "regtest"
+        assert before - 2 <= invoice.created_at <= time.time() + 2
+        assert abs(invoice.expires_at - before - 600) <= 5
+
+    async def test_an_invoice_carries_a_description_hash(self, bench: Bench) -> None:
+        assert (await bench.wallet.info()).capabilities.description_hash
+        digest = sha256(b"a zap request").hexdigest()
+        invoice = await bench.wallet.create_invoice(21_000, description_hash=digest, expiry=600)
+        assert decode(invoice.bolt11).description_hash == digest
+
+    async def test_unpaid_is_pending_and_strange_is_unknown(self, bench: Bench) -> None:
+        invoice = await bench.wallet.create_invoice(21_000, description="a job", expiry=600)
+        assert (await bench.wallet.lookup(invoice.payment_hash)).state is PENDING
+        assert (await bench.wallet.lookup("ab" * 32)).state is UNKNOWN
+
+    async def test_a_payment_is_pushed_and_proved_by_lookup(self, bench: Bench) -> None:
+        hints = bench.wallet.settlements()
+        invoice = await bench.wallet.create_invoice(21_000, description="a job", expiry=600)
+        await bench.pay(invoice.bolt11)
+        async with asyncio.timeout(20):
+            while await anext(hints) != invoice.payment_hash:
+                pass
+        found = await bench.wallet.lookup(invoice.payment_hash)
+        assert (found.state, found.msat) == (SETTLED, 21_000)
+        assert abs((found.settled_at or 0) - time.time()) < 30
+
+    async def test_many_are_looked_up_at_once(self, bench: Bench) -> None:
+        since = int(time.time()) - 1
+        invoices = [
+            await bench.wallet.create_invoice(1_000 * n, description="one of many", expiry=600) for n in range(1, 31)
+        ]
+        for invoice in invoices[::7]:
+            await bench.pay(invoice.bolt11)
+        asked = [invoice.payment_hash for invoice in invoices]
+        found = await bench.wallet.lookup_many([*asked, "cd" * 32], since)
+        assert [found[h].state for h in asked] == [SETTLED if n % 7 == 0 else PENDING for n in range(30)]
+        assert [found[i.payment_hash].msat for i in invoices[::7]] == [i.msat for i in invoices[::7]]
+        assert found["cd" * 32].state is not SETTLED
+        assert await bench.wallet.lookup_many([], since) == {}
+
+    async def test_it_pays_once_and_says_so_when_asked_again(self, bench: Bench) -> None:
+        bolt11 = await bench.invoice(5_000)
+        before = (await bench.wallet.info()).balance_msat
+        payment = await bench.wallet.pay(bolt11, fee_limit_msat=1_000)
+        assert payment.state is SETTLED
+        assert payment.preimage is not None
+        assert sha256(bytes.fromhex(payment.preimage)).hexdigest() == decode(bolt11).payment_hash
+        assert payment.preimage not in repr(payment)
+        again = await bench.wallet.pay(bolt11, fee_limit_msat=1_000)
+        assert again.state is SETTLED  # FAILED would be refunded: the money would have gone twice
+        after = (await bench.wallet.info()).balance_msat
+        assert before is not None
+        assert after is not None
+        assert before - after == 5_000 + payment.fee_msat
+
+    async def test_what_is_no_invoice_is_not_paid(self, bench: Bench) -> None:
+        for nonsense in ("", "lnbcrt1", "not an invoice", "lnbc1" + "q" * 9_000):
+            with pytest.raises(WalletError):
+                await bench.wallet.pay(nonsense, fee_limit_msat=1_000)
+
+    async def test_amounts_that_are_no_amounts_are_refused(self, bench: Bench) -> None:
+        for msat in (0, -1_000, 21_000_001 * 100_000_000_000):
+            with pytest.raises(WalletError):
+                await bench.wallet.create_invoice(msat, description="a job", expiry=600)
+
+    async def test_closing_ends_the_settlements_and_is_safe_twice(self, bench: Bench) -> None:
+        reader = asyncio.create_task(anext(bench.wallet.settlements(), None))
+        await asyncio.sleep(0)
+        await bench.wallet.close()
+        async with asyncio.timeout(10):
+            assert await reader is None
+        await bench.wallet.close()
