@@ -1,0 +1,37 @@
+"""For all tests: hypothesis without deadlines, and no skipped test where everything is required."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+
+import pytest
+from hypothesis import settings
+
+# A busy machine is no failure.
+settings.register_profile("dvm", deadline=None, print_blob=True)
+settings.load_profile("dvm")
+
+# Set by .ci/run: what a machine lacks is then missing from the machine, not excused from the test.
+_REQUIRE_ALL = os.environ.get("DVM_REQUIRE_ALL") == "1"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _fail_if_skipped(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _fail_if_skipped(report)
+    return report
+
+
+def _fail_if_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if _REQUIRE_ALL and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        report.outcome = "failed"
+        report.longrepr = f"skipped, although DVM_REQUIRE_ALL=1 requires every test: {reason}"
