@@ -21,6 +21,8 @@ MAX_EVENT_BYTES = 65_536
 """What strfry takes of one event unless told otherwise; NIP-11 tells for each relay."""
 MAX_TAG_VALUE_BYTES = 1024
 """What strfry takes of the value of a single-letter tag: it refuses the whole event for a longer one."""
+MAX_TEXT_CHARS = 1000
+"""What is said to people stands twice in each feedback: it is cut off here."""
 TRANSIENT_SECONDS = 3600
 """After this `processing` and `partial` may vanish from relays (NIP-40); nothing else ever expires."""
 
@@ -58,8 +60,11 @@ class Answers:
 
     scheme: Scheme | None
 
-    def __init__(self, keys: Keys, request: JobRequest | Event, relay: str = "") -> None:
+    def __init__(
+        self, keys: Keys, request: JobRequest | Event, relay: str = "", *, max_bytes: int = MAX_EVENT_BYTES
+    ) -> None:
         self._keys = keys
+        self._max_bytes = max_bytes
         if isinstance(request, JobRequest):
             self._event, self.scheme = request.event, request.scheme
         else:
@@ -105,7 +110,7 @@ class Answers:
         *,
         msat: int | None = None,
         bolt11: str | None = None,
-        max_bytes: int = MAX_EVENT_BYTES,
+        max_bytes: int | None = None,
     ) -> Event:
         """The result. `msat` is what was quoted, in whole sats, and `bolt11` the invoice over it; the exact
         cost stands in the receipt.
@@ -113,13 +118,14 @@ class Answers:
         To fit into `max_bytes`, the echoed inputs go first, then the embedded request. Raises AnswerTooLarge
         if the content alone does not fit. An empty answer cannot be encrypted with NIP-44: EncryptError.
         """
+        limit = self._max_bytes if max_bytes is None else max_bytes
         sealed = self._seal(_utf8(content))
         draft = Draft(0, [])
         for request, inputs in ((True, True), (True, False), (False, False)):
             draft = self._result(sealed, msat, bolt11, request=request, inputs=inputs)
-            if draft.wire_bytes() <= max_bytes:
+            if draft.wire_bytes() <= limit:
                 return draft.sign(self._keys, created_at)
-        raise AnswerTooLarge(draft.wire_bytes(), max_bytes)
+        raise AnswerTooLarge(draft.wire_bytes(), limit)
 
     def longest(
         self,
@@ -127,12 +133,15 @@ class Answers:
         *,
         msat: int | None = None,
         bolt11: str | None = None,
-        max_bytes: int = MAX_EVENT_BYTES,
+        max_bytes: int | None = None,
     ) -> str:
         """The longest beginning of `content` that a `result` with these arguments can carry: all of it, as
-        a rule. Cheap while the text is far from the limit, so it may be asked after each chunk."""
-        room = max_bytes - self._result("", msat, bolt11, request=False, inputs=False).wire_bytes()
-        if 6 * len(content) <= room // 2:  # JSON takes at most 6 bytes for a character, base64 a third more
+        a rule; nothing if there is no room at all. Cheap while the text is far from the limit, so it may be
+        asked after each chunk."""
+        limit = self._max_bytes if max_bytes is None else max_bytes
+        room = limit - self._result("", msat, bolt11, request=False, inputs=False).wire_bytes()
+        # A character takes at most 6 bytes in JSON, and 4 in UTF-8: 7 padded and in base64, besides a MAC.
+        if 7 * len(content) + 256 <= room:
             return content
         if self._room_for(content) <= room:
             return content
@@ -158,7 +167,7 @@ class Answers:
         transient: bool = False,
     ) -> Event:
         """`text` is for people and stands in `status` and, unless `content` replaces it, in the content."""
-        text = _utf8(text)
+        text = _utf8(text[:MAX_TEXT_CHARS])
         said = [["status", status, text] if text else ["status", status]]
         money = [] if amount is None else [amount]
         content = text if content is None else _utf8(content)
@@ -173,8 +182,8 @@ class Answers:
         if transient:
             tags.append(["expiration", str(created_at + TRANSIENT_SECONDS)])
         draft = Draft(FEEDBACK, tags, content)
-        if (size := draft.wire_bytes()) > MAX_EVENT_BYTES:
-            raise AnswerTooLarge(size, MAX_EVENT_BYTES)
+        if (size := draft.wire_bytes()) > self._max_bytes:
+            raise AnswerTooLarge(size, self._max_bytes)
         return draft.sign(self._keys, created_at)
 
     def _result(self, sealed: str, msat: int | None, bolt11: str | None, *, request: bool, inputs: bool) -> Draft:

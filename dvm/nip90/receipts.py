@@ -350,7 +350,7 @@ def _counts(tags: list[list[str]], name: str, most: int) -> dict[str, int]:
 
 
 def _payments(tags: list[list[str]]) -> tuple[Payment, ...]:
-    payments = []
+    payments: list[Payment] = []
     for tag in tags:
         if tag and tag[0] == "payment":
             if len(tag) < 4 or tag[1] not in SOURCES or len(payments) == MAX_PAYMENTS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Literal, cast, get_args
@@ -367,10 +367,10 @@ def _expiration(event: Event) -> int | None:
         raise InvalidRequest("invalid-expiration", "unix seconds expected, in digits") from None
 
 
-def _hints(values: object, most: int) -> tuple[str, ...]:
+def _hints(values: Iterable[str], most: int) -> tuple[str, ...]:
     """Distinct, non-empty, of bounded length and number: hostile all the same."""
     kept: dict[str, None] = {}
-    for value in cast("Sequence[str]", values):
+    for value in values:
         if value and len(value) <= MAX_URL_CHARS:
             kept[value] = None
             if len(kept) == most:

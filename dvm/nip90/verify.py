@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable
+from itertools import pairwise
 
 from dvm.nip90.announce import Announcement
 from dvm.nip90.feedback import Result
@@ -58,7 +59,7 @@ def verify_chain(receipts: Iterable[Receipt], *, paid: Collection[str] = (), com
             wrong.append(f"receipt {first.seq}: it should be the first, number 1")
         elif first.before != 0:
             wrong.append(f"receipt 1: it begins with {first.before} msat from nowhere")
-    for last, this in zip(chain, chain[1:], strict=False):
+    for last, this in pairwise(chain):
         if (this.provider, this.customer) != (last.provider, last.customer):
             wrong.append(f"receipt {this.seq}: another provider's or another customer's")
         elif this.seq == last.seq:

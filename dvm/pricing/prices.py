@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 MILLION = 1_000_000
 MSAT = 1000  # msat in a sat
+MAX_MSAT = 21_000_000 * 100_000_000 * MSAT
+"""All the bitcoin that there will ever be: no price and no quote is more. SQLite's integers hold it."""
 
 
 class TokenCount(Protocol):
@@ -34,12 +36,18 @@ class PerToken:
     cached: int
     output: int
 
+    def __post_init__(self) -> None:
+        _check_prices(self.input, self.cached, self.output)
+
 
 @dataclass(frozen=True, slots=True)
 class PerRequest:
     """msat for the whole job, whatever it uses."""
 
     msat: int
+
+    def __post_init__(self) -> None:
+        _check_prices(self.msat)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +78,13 @@ class TooDear(ValueError):
 
 
 def cost(price: Price, used: TokenCount) -> int:
-    """What `used` costs, in msat: ⌈Σ tokens × price / 10⁶⌉."""
+    """What `used` costs, in msat: ⌈Σ tokens × price / 10⁶⌉. Raises ValueError for a negative count:
+    it would pay the customer (money.md, case 24)."""
+    if min(used.input, used.cached, used.output, used.thoughts) < 0:
+        raise ValueError("a count of tokens is not negative")
     match price:
         case PerToken():
-            total = (
-                used.input * price.input
-                + used.cached * price.cached
-                + (used.output + used.thoughts) * price.output
-            )
+            total = used.input * price.input + used.cached * price.cached + (used.output + used.thoughts) * price.output
             return -(-total // MILLION)
         case PerRequest():
             return price.msat
@@ -92,8 +99,11 @@ def quote(
 
     `max_output_tokens` is the least of the customer's and the model's limit; a `bid` (msat) lowers it
     further, but not below `least_output` (or the limit itself, if that is smaller).
-    Raises TooDear when even that does not fit.
+    Raises TooDear when even that does not fit, ValueError for a negative count of tokens.
     """
+    if input_tokens < 0 or max_output_tokens < 0:
+        raise ValueError("a count of tokens is not negative")
+    bid = MAX_MSAT if bid is None else min(bid, MAX_MSAT)
     least_output = max(1, min(least_output, max_output_tokens))
     match price:
         case PerToken():
@@ -102,7 +112,7 @@ def quote(
             def at_most(output: int) -> int:
                 return whole_sats(-(-(dearest_input + output * price.output) // MILLION))
 
-            if bid is not None and at_most(max_output_tokens) > bid:
+            if at_most(max_output_tokens) > bid:
                 if at_most(least_output) > bid:
                     raise TooDear(at_most(least_output))
                 budget = bid // MSAT * MSAT * MILLION - dearest_input
@@ -110,7 +120,7 @@ def quote(
             return Quote(price, input_tokens, max_output_tokens, at_most(max_output_tokens))
         case PerRequest():
             msat = whole_sats(price.msat)
-            if bid is not None and msat > bid:
+            if msat > bid:
                 raise TooDear(msat)
             return Quote(price, input_tokens, max_output_tokens, msat)
         case Free():
@@ -143,3 +153,21 @@ def price_from_json(raw: dict[str, Any]) -> Price:
         case {"per": "free"}:
             return FREE
     raise ValueError("not a stored price")
+
+
+def by_class(price: Price) -> dict[str, int]:
+    """The price as announcements and receipts list it: msat per million tokens of each class, or msat for
+    the whole `request`; nothing for a free job."""
+    match price:
+        case PerToken():
+            return {"input": price.input, "cached": price.cached, "output": price.output}
+        case PerRequest():
+            return {"request": price.msat}
+        case Free():
+            return {}
+
+
+def _check_prices(*prices: int) -> None:
+    # bool is an int to Python; a price of True would be an operator's slip that nobody sees.
+    if not all(type(price) is int and 0 <= price <= MAX_MSAT for price in prices):
+        raise ValueError(f"a price is a whole number of msat from 0 to {MAX_MSAT}")
