@@ -1,0 +1,377 @@
+"""`gemini`: Google's Gemini over the Developer API (v1beta), by google-genai; streaming, asynchronous.
+
+Importing the SDK takes most of a second, so it is imported in a worker thread that `start` sets off and
+the first request waits for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from dvm.models.base import Blob, Chunk, Finish, Limits, ModelError, Prompt, Turn, Usage
+from dvm.models.counting import approximate_text, approximate_tokens
+from dvm.models.gemini_errors import scrub, to_model_error
+from dvm.models.gemini_usage import Report, to_usage
+from dvm.models.gemini_wire import CALL_HEADER, Wire
+
+if TYPE_CHECKING:
+    from google.genai import types
+
+log = logging.getLogger(__name__)
+
+# Once the model has said why it ended, the answer is whole; this long we wait for the stream's own end.
+_LINGER_SECONDS = 5.0
+# Why an answer ended (the API's FinishReason). What is in neither table is no finish of ours.
+_FINISHED: dict[str, Finish] = {"STOP": "stop", "MAX_TOKENS": "length", "CONTINUATION": "length"}
+_FILTERED = frozenset(
+    {
+        "SAFETY",
+        "RECITATION",
+        "LANGUAGE",
+        "BLOCKLIST",
+        "PROHIBITED_CONTENT",
+        "SPII",
+        "MODEL_ARMOR",
+        "ESCALATION",
+        "IMAGE_SAFETY",
+        "IMAGE_PROHIBITED_CONTENT",
+        "IMAGE_RECITATION",
+    }
+)
+# What an image in the answer costs where the usage does not say.
+_IMAGE_TOKENS = 1290
+_BYTES = "application/octet-stream"
+_NO_REASON = "FINISH_REASON_UNSPECIFIED"
+
+
+@dataclass(frozen=True, slots=True)
+class _Sdk:
+    """google-genai, imported and connected."""
+
+    models: Any  # google.genai.models.AsyncModels
+    types: Any  # google.genai.types
+    api_error: type[Exception]
+    wire: Wire
+    sync_close: Any
+
+    async def close(self) -> None:
+        await self.wire.close()
+        self.sync_close()
+
+
+@dataclass(slots=True)
+class _Answer:
+    """What is known of an answer while it comes."""
+
+    own_input: int  # tokens, our approximation
+    tokens: int = 0  # in the answer, our approximation
+    reported_tokens: int = 0  # of these, those that had come with the last report or before it
+    answered: bool = False  # something that is an answer has come
+    report: Report | None = None
+    finish: str | None = None
+    blocked: str | None = None
+    version: str | None = None
+
+    def usage(self) -> tuple[Usage, bool]:
+        """The usage so far, and whether the endpoint's report of it adds up."""
+        if self.report is None:
+            return to_usage(None, own_input=self.own_input, own_output=self.tokens)
+        usage, sound = to_usage(self.report, own_input=self.own_input, own_output=self.reported_tokens)
+        unreported = self.tokens - self.reported_tokens
+        if not unreported:
+            return usage, sound
+        # Text came after the last report: what the report has stands, this text is our own count.
+        estimated = usage.estimated | {"output"}
+        return replace(usage, output=usage.output + unreported, estimated=estimated), False
+
+
+class GeminiModel:
+    """One Gemini model.
+
+    api_key: used for nothing but the request header. base_url: another endpoint, which wins over
+    GOOGLE_GEMINI_BASE_URL; None leaves it to that variable, or Google.
+    first_chunk_seconds: how long the first piece may take (models think before they speak);
+    stall_seconds: each further one; count_seconds: `count_tokens`.
+    thinking_budget (tokens; 0 is none), thinking_level: Gemini's settings of these names.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        model: str,
+        api_key: str,
+        base_url: str | None = None,
+        max_output_tokens: int = 8192,
+        first_chunk_seconds: float = 120.0,
+        stall_seconds: float = 60.0,
+        count_seconds: float = 20.0,
+        thinking_budget: int | None = None,
+        thinking_level: str | None = None,
+        max_response_bytes: int = 64 * 1024 * 1024,
+    ) -> None:
+        if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
+            raise ValueError(f"model {name}: needs an API key of Gemini; set GEMINI_API_KEY")
+        if not model:
+            raise ValueError(f"model {name}: `model` must name a model, such as gemini-2.5-flash")
+        if base_url is not None and not _is_http_url(base_url):
+            raise ValueError(f"model {name}: base_url must be an http(s) address")
+        if max_output_tokens < 1:
+            raise ValueError(f"model {name}: max_output_tokens must be at least 1")
+        if not min(first_chunk_seconds, stall_seconds, count_seconds) > 0:
+            raise ValueError(f"model {name}: first_chunk_seconds, stall_seconds, count_seconds must be above 0")
+        self.name = name
+        self.max_output_tokens = max_output_tokens
+        self._model = model
+        self._key = api_key
+        self._base_url = base_url
+        self._first_chunk_seconds = first_chunk_seconds
+        self._stall_seconds = stall_seconds
+        self._count_seconds = count_seconds
+        self._thinking = {"thinking_budget": thinking_budget, "thinking_level": thinking_level}
+        self._max_response_bytes = max_response_bytes
+        self._calls = itertools.count()
+        self._loading: asyncio.Task[_Sdk] | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"GeminiModel({self.name!r}, model={self._model!r})"
+
+    async def start(self) -> None:
+        """Set off the import of the SDK. What is wrong with it shows at the first request."""
+        if self._loading is None and not self._closed:
+            self._loading = asyncio.create_task(asyncio.to_thread(self._load), name=f"load {self.name}")
+
+    async def close(self) -> None:
+        """See `Model.close`. Requests under way end with an error."""
+        self._closed = True
+        if self._loading is not None:
+            loading, self._loading = self._loading, None
+            (sdk,) = await asyncio.gather(loading, return_exceptions=True)
+            if isinstance(sdk, _Sdk):
+                await sdk.close()
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        """See `Model.count_tokens`.
+
+        The Developer API counts no system instruction, so it is counted as one more turn, which costs
+        at least what it costs as an instruction.
+        """
+        sdk = await self._sdk()
+        turns = (Turn("user", (prompt.system,)), *prompt.turns) if prompt.system else prompt.turns
+        call = self._call()
+        try:
+            async with asyncio.timeout(self._count_seconds):
+                answer = await sdk.models.count_tokens(
+                    model=self._model,
+                    contents=_contents(sdk.types, turns),
+                    config=sdk.types.CountTokensConfig(http_options=_http_options(sdk.types, call)),
+                )
+        except Exception as error:  # noqa: BLE001 (the SDK raises whatever a strange answer leads to)
+            raise self._error(error, sdk, call, None) from None
+        finally:
+            await sdk.wire.end(call)
+        count = answer.total_tokens
+        if not isinstance(count, int) or not 0 < count < 10**9:
+            raise ModelError("unavailable", "the count of tokens is missing or absurd")
+        return count
+
+    async def stream(self, prompt: Prompt, limits: Limits) -> AsyncIterator[Chunk]:
+        """See `Model.stream`.
+
+        An answer that met the token limit before its first word is `length` with an empty text: the
+        thoughts were used and are billed, as the limit that bounds both was the customer's. Text and then
+        a filter is `safety`; a filter and no text is the error `blocked`.
+        """
+        sdk = await self._sdk()
+        call = self._call()
+        answer = _Answer(own_input=approximate_tokens(prompt))
+        responses: Any = None
+        seconds = self._first_chunk_seconds
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(seconds):
+                        if responses is None:
+                            responses = await sdk.models.generate_content_stream(
+                                model=self._model,
+                                contents=_contents(sdk.types, prompt.turns),
+                                config=self._config(sdk.types, prompt, limits, call),
+                            )
+                        response = await anext(responses)
+                except StopAsyncIteration:
+                    break
+                except Exception as error:  # noqa: BLE001 (the SDK raises whatever a strange answer leads to)
+                    if answer.finish is not None:  # the answer is whole; only the connection is not
+                        break
+                    raise self._error(error, sdk, call, _used(answer)) from None
+                pieces = _take(answer, response)
+                seconds = self._stall_seconds if answer.finish is None else _LINGER_SECONDS
+                usage, _ = answer.usage()
+                for piece in pieces:
+                    text, blob = (piece, None) if isinstance(piece, str) else ("", piece)
+                    yield Chunk(text, blob, usage=usage, version=answer.version)
+            yield self._last(answer)
+        finally:
+            await sdk.wire.end(call)
+            if responses is not None:
+                await responses.aclose()
+
+    def _last(self, answer: _Answer) -> Chunk:
+        """The chunk that ends the answer. Raises ModelError when there is none."""
+        usage, sound = answer.usage()
+        if not sound:
+            log.warning(
+                "model %s: the reported usage is missing or does not add up: %s; used: %s",
+                self.name,
+                answer.report,
+                usage,
+            )
+        if answer.finish == "PUP_LIMITED_DISABLED":  # no filter: the account itself is limited
+            raise ModelError("unauthorized", "the account is limited: see Google's use policy", usage=usage)
+        finish = _FINISHED.get(answer.finish or "")
+        if answer.blocked is not None and not answer.answered:
+            raise ModelError("blocked", f"the prompt was blocked: {scrub(answer.blocked, '')}", usage=usage)
+        if answer.finish in _FILTERED:
+            if not answer.answered:
+                raise ModelError("blocked", f"the answer was blocked: {answer.finish}", usage=usage)
+            finish = "safety"
+        if finish is not None and (answer.answered or (finish == "length" and usage.output + usage.thoughts)):
+            return Chunk(usage=usage, finish=finish, version=answer.version)
+        reason = scrub(answer.finish or "none", "")
+        if answer.finish is None:
+            raise ModelError("broken_off", "the stream ended without a finish", usage=_used(answer))
+        if answer.answered:
+            raise ModelError("broken_off", f"the answer is not whole: {reason}", usage=usage)
+        raise ModelError("empty", f"the model ended without an answer: {reason}", usage=usage)
+
+    def _config(self, types_: Any, prompt: Prompt, limits: Limits, call: str) -> types.GenerateContentConfig:
+        fields: dict[str, Any] = {
+            "system_instruction": prompt.system or None,
+            "max_output_tokens": min(limits.max_output_tokens, self.max_output_tokens),
+            "temperature": limits.temperature,
+            "top_p": limits.top_p,
+            "top_k": limits.top_k,
+            "stop_sequences": list(limits.stop) or None,
+            "frequency_penalty": limits.frequency_penalty,
+            "automatic_function_calling": {"disable": True},
+            # Otherwise the SDK goes on by itself with further requests, past the limit that was quoted.
+            "automatic_continuation": False,
+            "http_options": _http_options(types_, call),
+        }
+        if any(setting is not None for setting in self._thinking.values()):
+            fields["thinking_config"] = {k: v for k, v in self._thinking.items() if v is not None}
+        config: types.GenerateContentConfig = types_.GenerateContentConfig(**fields)
+        return config
+
+    def _error(self, error: Exception, sdk: _Sdk, call: str, usage: Usage | None) -> ModelError:
+        if self._closed:
+            return ModelError("unavailable", f"model {self.name} was closed", usage=usage)
+        if isinstance(error, TimeoutError):
+            return ModelError("stalled", "nothing arrived for too long", usage=usage)
+        return to_model_error(
+            error, key=self._key, answered=sdk.wire.answered(call), usage=usage, api_error=sdk.api_error
+        )
+
+    def _call(self) -> str:
+        return str(next(self._calls))
+
+    async def _sdk(self) -> _Sdk:
+        await self.start()
+        if self._loading is None:
+            raise ModelError("unavailable", f"model {self.name} is closed")
+        try:
+            # Shielded: one cancelled job must not take the import away from the others.
+            return await asyncio.shield(self._loading)
+        except Exception as error:  # noqa: BLE001 (an import may raise anything; it may name paths, not keys)
+            text = f"google-genai cannot be set up ({type(error).__name__}: {scrub(str(error), self._key)})"
+            raise ModelError("unavailable", text) from None
+
+    def _load(self) -> _Sdk:
+        """Import and set up the SDK; slow, so in a worker thread."""
+        from google import genai
+        from google.genai import errors, types
+
+        wire = Wire(max_response_bytes=self._max_response_bytes)
+        client = genai.Client(
+            api_key=self._key,
+            vertexai=False,  # whatever GOOGLE_GENAI_USE_VERTEXAI says
+            http_options=types.HttpOptions(
+                base_url=self._base_url,
+                api_version="v1beta",
+                httpx_async_client=wire.client,
+                retry_options=types.HttpRetryOptions(attempts=1),  # when to try again is the engine's decision
+            ),
+        )
+        return _Sdk(client.aio.models, types, errors.APIError, wire, client.close)
+
+
+def _take(answer: _Answer, response: types.GenerateContentResponse) -> list[str | Blob]:
+    """Bring `answer` up to date; the pieces of the answer that this response brought."""
+    answer.version = response.model_version or answer.version
+    if response.prompt_feedback is not None and response.prompt_feedback.block_reason is not None:
+        answer.blocked = response.prompt_feedback.block_reason.value
+    candidate = response.candidates[0] if response.candidates else None
+    pieces: list[str | Blob] = []
+    if candidate is not None:
+        for part in (candidate.content.parts or ()) if candidate.content else ():
+            if part.thought:  # a summary of the thoughts is no part of the answer
+                continue
+            if part.text:
+                pieces.append(_well_formed(part.text))
+            elif part.inline_data is not None and part.inline_data.data:
+                pieces.append(Blob(part.inline_data.mime_type or _BYTES, part.inline_data.data))
+        if candidate.finish_reason is not None and candidate.finish_reason.value != _NO_REASON:
+            answer.finish = candidate.finish_reason.value
+    answer.answered = answer.answered or bool(pieces)
+    answer.tokens += sum(_IMAGE_TOKENS if isinstance(p, Blob) else approximate_text(p) for p in pieces)
+    if (metadata := response.usage_metadata) is not None:
+        answer.report = Report(
+            prompt=metadata.prompt_token_count,
+            cached=metadata.cached_content_token_count,
+            candidates=metadata.candidates_token_count,
+            thoughts=metadata.thoughts_token_count,
+            tool_use=metadata.tool_use_prompt_token_count,
+            total=metadata.total_token_count,
+        )
+        answer.reported_tokens = answer.tokens
+    return pieces
+
+
+def _used(answer: _Answer) -> Usage | None:
+    """The usage of an answer that broke off; None when the model may have done nothing at all."""
+    return answer.usage()[0] if answer.report is not None or answer.answered else None
+
+
+def _contents(types_: Any, turns: tuple[Turn, ...]) -> list[Any]:
+    def part(raw: str | Blob) -> Any:
+        if isinstance(raw, str):
+            return types_.Part(text=raw)
+        return types_.Part(inline_data=types_.Blob(mime_type=raw.mime, data=raw.data))
+
+    return [types_.Content(role=turn.role, parts=[part(raw) for raw in turn.parts]) for turn in turns]
+
+
+def _http_options(types_: Any, call: str) -> Any:
+    return types_.HttpOptions(headers={CALL_HEADER: call})
+
+
+def _well_formed(text: str) -> str:
+    """`text` without half surrogate pairs, which JSON can hold and UTF-8 (and so a Nostr event) cannot."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _is_http_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname)
