@@ -8,14 +8,23 @@ stand in these files: see dvm.secrets.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from dvm.problems import ConfigError, Loc, describe, did_you_mean, line, read_toml, secrets_within
+from dvm.contradictions import (
+    ANYTHING,
+    USES_KEY,
+    Offered,
+    Provider,
+    WalletType,
+    contradictions,
+    options_of,
+    relay_contradictions,
+)
+from dvm.problems import ConfigError, Loc, describe, line, read_toml, secrets_within
 from dvm.values import (
     MAX_SATS,
     AsTuple,
@@ -35,25 +44,6 @@ from dvm.values import (
     System,
     Text,
 )
-
-CLASSES = ("input", "cached", "output")
-
-WalletType = Literal["nwc", "lnd", "cln", "lnbits", "phoenixd", "paper"]
-Provider = Literal["gemini", "openai", "embedded", "google-generativeai", "echo"]
-
-_NEEDS_URL = frozenset({"lnd", "cln", "lnbits", "phoenixd"})
-_NEEDS_MODEL = frozenset({"gemini", "openai", "google-generativeai"})
-_USES_KEY = frozenset({"gemini", "openai", "google-generativeai"})
-
-
-@dataclass(frozen=True)
-class Offered:
-    """What this build can do; None leaves a list unchecked. The caller knows the registries, this page not."""
-
-    kinds: frozenset[int] | None = None
-    wallets: frozenset[str] | None = None
-    providers: frozenset[str] | None = None
-    gateway: bool = True
 
 
 class Table(BaseModel):
@@ -97,7 +87,20 @@ class ModelConfig(Table):
     output: Sats | None = None
     max_output_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 8192
     system: System | None = None
-    stall_seconds: Interval = 60.0
+    first_chunk_seconds: Interval | None = None
+    stall_seconds: Interval | None = None
+    count_seconds: Interval | None = None
+    thinking_budget: Annotated[int, Field(ge=-1, le=10_000_000)] | None = None
+    thinking_level: Text | None = None
+    chunk_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    delay_seconds: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] | None = None
+
+    def options(self) -> dict[str, Any]:
+        """What was set beyond the keys that every provider has, by the names of the backend's arguments."""
+        set_here = {key: value for key in options_of(self.provider) if (value := getattr(self, key)) is not None}
+        if "delay_seconds" in set_here:
+            set_here["delay"] = set_here.pop("delay_seconds")
+        return set_here
 
 
 class PerRequestSats(Table):
@@ -211,26 +214,26 @@ _File = TypeVar("_File", bound=Table)
 # ── reading ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def load_config(path: Path, offered: Offered = Offered()) -> Config:
+def load_config(path: Path, offered: Offered = ANYTHING) -> Config:
     """`dvm.toml`. Raises ConfigError with everything that is wrong with it, in one go."""
     tables = read_toml(path)
-    return _validated(Config, tables, path, _DVM_TABLES, _contradictions(tables, offered))
+    return _validated(Config, tables, path, _DVM_TABLES, contradictions(tables, offered))
 
 
 def load_relays(path: Path) -> Relays:
     """`relays.toml`. Raises ConfigError with everything that is wrong with it, in one go."""
     tables = read_toml(path)
-    return _validated(Relays, tables, path, _RELAY_TABLES, _relay_contradictions(tables))
+    return _validated(Relays, tables, path, _RELAY_TABLES, relay_contradictions(tables))
 
 
-def warnings(config: Config, offered: Offered = Offered()) -> list[str]:
+def warnings(config: Config, offered: Offered = ANYTHING) -> list[str]:
     """What may be meant, but probably is not; for the log at start-up and for `dvm doctor`."""
     found = []
     used = {name for service in config.service for name in service.models}
     for name, model in config.models.items():
         if name not in used:
             found.append(f"models.{name}: no service uses it")
-        if model.base_url and model.provider in _USES_KEY and _sends_in_clear(model.base_url):
+        if model.base_url and model.provider in USES_KEY and _sends_in_clear(model.base_url):
             found.append(f"models.{name}.base_url: http:// sends the API key and the prompts unencrypted")
     if config.wallet.url and _sends_in_clear(config.wallet.url):
         found.append("wallet.url: http:// sends the wallet's secret unencrypted")
@@ -252,7 +255,7 @@ def _validated(
     tables: dict[str, Any],
     path: Path,
     places: dict[tuple[str, ...], type[Table]],
-    contradictions: Iterator[tuple[Loc, str]],
+    found: Iterator[tuple[Loc, str]],
 ) -> _File:
     """The tables as `model`, or one ConfigError with all that is wrong with them."""
     # A secret in a file that is copied and committed is told first, and is all that is told of its place.
@@ -267,7 +270,7 @@ def _validated(
     except ValidationError as error:
         for detail in error.errors(include_url=False, include_input=False):
             problems.setdefault(detail["loc"], describe(detail, lambda loc: _keys(places, loc)))
-    for loc, text in contradictions:
+    for loc, text in found:
         problems.setdefault(loc, text)
     if problems or result is None:
         raise ConfigError(line(str(path), loc, text) for loc, text in problems.items())
@@ -279,94 +282,3 @@ def _keys(places: dict[tuple[str, ...], type[Table]], loc: Loc) -> Iterable[str]
         "*" if index == 1 and loc[0] in ("models", "service", "relay") else str(part) for index, part in enumerate(loc)
     )
     return places[place].model_fields if place in places else ()
-
-
-def _contradictions(tables: dict[str, Any], offered: Offered) -> Iterator[tuple[Loc, str]]:
-    """What no single key shows. Reads the raw tables, so that it speaks even if some key is wrong."""
-    wallet = _table(tables.get("wallet"))
-    kind_of_wallet = wallet.get("type")
-    if kind_of_wallet in _NEEDS_URL and "url" not in wallet:
-        yield ("wallet", "url"), f"is missing: where the {kind_of_wallet} wallet answers"
-    elif kind_of_wallet == "nwc" and "url" in wallet:
-        yield ("wallet", "url"), "does not belong to a wallet of type nwc: its address is in DVM_NWC_URI"
-    elif kind_of_wallet == "paper" and "url" in wallet:
-        yield ("wallet", "url"), "does not belong to a wallet of type paper"
-    yield from _not_offered(("wallet", "type"), kind_of_wallet, get_args(WalletType), offered.wallets)
-
-    models = _table(tables.get("models"))
-    for name, model in models.items():
-        model = _table(model)
-        provider = model.get("provider")
-        yield from _not_offered(("models", name, "provider"), provider, get_args(Provider), offered.providers)
-        if provider in _NEEDS_MODEL and not model.get("model"):
-            yield ("models", name, "model"), f"is missing: the name by which {provider} knows the model"
-        if "api_key_env" in model and "api_key_file" in model:
-            yield ("models", name, "api_key_file"), "stands beside api_key_env: one of the two, not both"
-
-    sold: dict[object, int] = {}
-    services = tables.get("service")
-    for index, service in enumerate(services if isinstance(services, list) else ()):
-        yield from _service_contradictions(index, _table(service), models)
-        kind = _table(service).get("kind")
-        if isinstance(kind, int) and kind in sold:
-            yield ("service", index, "kind"), f"{kind} is sold by service[{sold[kind] + 1}] already"
-        elif isinstance(kind, int):
-            sold[kind] = index
-            if offered.kinds is not None and kind not in offered.kinds:
-                there = ", ".join(map(str, sorted(offered.kinds)))
-                yield ("service", index, "kind"), f"{kind} is not offered by this version, which has {there}"
-
-
-def _service_contradictions(index: int, service: dict[str, Any], models: dict[str, Any]) -> Iterator[tuple[Loc, str]]:
-    names = service.get("models")
-    seen: set[str] = set()
-    for place, name in enumerate(names if isinstance(names, list) else ()):
-        if not isinstance(name, str):
-            continue
-        loc = ("service", index, "models", place)
-        if name in seen:
-            yield loc, "is named twice"
-        elif name not in models:
-            yield loc, f"there is no [models.{name}]; {did_you_mean(name, models)}"
-        elif service.get("price") == "per-token":
-            for token_class in CLASSES:
-                if token_class not in _table(models[name]):
-                    yield (
-                        ("models", name, token_class),
-                        f"is missing: service[{index + 1}] sells this model per token (sats per million tokens)",
-                    )
-        seen.add(name)
-
-
-def _relay_contradictions(tables: dict[str, Any]) -> Iterator[tuple[Loc, str]]:
-    relays = tables.get("relay")
-    if not isinstance(relays, list) or not relays:
-        return
-    seen: dict[str, int] = {}
-    for index, relay in enumerate(relays):
-        url = _table(relay).get("url")
-        if isinstance(url, str) and (first := seen.setdefault(_same_relay(url), index)) != index:
-            yield ("relay", index, "url"), f"is the same relay as relay[{first + 1}]"
-    for use, why in (("read", "listen"), ("write", "publish")):
-        if not any(_table(relay).get(use, True) for relay in relays):
-            yield ("relay",), f"none has {use} = true: there would be nowhere to {why}"
-
-
-def _same_relay(url: str) -> str:
-    """What two spellings of one relay's address have in common."""
-    scheme, _, rest = url.partition("://")
-    host, slash, path = rest.partition("/")
-    scheme, host = scheme.lower(), host.lower()
-    default = {"ws": ":80", "wss": ":443"}.get(scheme, "")
-    return f"{scheme}://{host.removesuffix(default)}{slash}{path}".rstrip("/")
-
-
-def _not_offered(
-    loc: Loc, value: object, known: Iterable[str], offered: frozenset[str] | None
-) -> Iterator[tuple[Loc, str]]:
-    if offered is not None and isinstance(value, str) and value in known and value not in offered:
-        yield loc, f'"{value}" is not part of this version, which has {", ".join(sorted(offered))}'
-
-
-def _table(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
