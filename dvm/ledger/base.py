@@ -70,6 +70,15 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Opened:
+    """What became of a job that came in. `known` is the state of one that had come before (CANCELLED, if its
+    author deleted it first), None for a new one; `available` its customer's balance at that moment."""
+
+    known: JobState | None
+    available: int
+
+
+@dataclass(frozen=True, slots=True)
 class Terms:
     """What was quoted, and is therefore billed (money.md, rule 10)."""
 
@@ -215,9 +224,8 @@ class Store(Protocol):
     Each raises StoreError when the database fails, and ConflictError when the job has meanwhile moved on.
     """
 
-    async def open_job(self, job: Job) -> JobState | None:
-        """Remember a job for ever. None: it is new. Otherwise the state of the one that was known
-        (CANCELLED, if its author had deleted it before it came)."""
+    async def open_job(self, job: Job) -> Opened:
+        """Remember a job for ever, unless it is known already."""
         ...
 
     async def cancel_before(self, job_id: str, customer: str, at: int) -> None:

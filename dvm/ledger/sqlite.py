@@ -22,6 +22,7 @@ from dvm.ledger.base import (
     Job,
     JobState,
     Metered,
+    Opened,
     Outgoing,
     PendingPayment,
     Posting,
@@ -58,11 +59,12 @@ class SqliteStore:
 
     # Jobs
 
-    async def open_job(self, job: Job) -> JobState | None:
-        def operation(db: sqlite3.Connection) -> JobState | None:
+    async def open_job(self, job: Job) -> Opened:
+        def operation(db: sqlite3.Connection) -> Opened:
+            available = money.available(db, job.customer)
             known = db.execute("SELECT state FROM jobs WHERE id = ?", (job.id,)).fetchone()
             if known:
-                return JobState(known[0])
+                return Opened(JobState(known[0]), available)
             deleted = db.execute(
                 "SELECT 1 FROM deletions WHERE job = ? AND customer = ?", (job.id, job.customer)
             ).fetchone()
@@ -72,7 +74,7 @@ class SqliteStore:
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (job.id, job.customer, job.kind, state, job.request, job.received_at, job.stamp),
             )
-            return JobState.CANCELLED if deleted else None
+            return Opened(state if deleted else None, available)
 
         # Not durable: after a power failure the relays bring the request again.
         return await self._writer.submit(operation, durable=False)

@@ -1,5 +1,18 @@
 """Language models behind one Protocol; nothing here knows of Nostr or money."""
 
-from dvm.models.base import Blob, Chunk, Limits, Model, ModelError, Prompt, Turn, Usage
+from dvm.models.base import Blob, Chunk, Finish, Limits, Model, ModelError, Prompt, Turn, Usage
+from dvm.models.counting import approximate_text, estimate_tokens
 
-__all__ = ["Blob", "Chunk", "Limits", "Model", "ModelError", "Prompt", "Turn", "Usage"]
+__all__ = [
+    "Blob",
+    "Chunk",
+    "Finish",
+    "Limits",
+    "Model",
+    "ModelError",
+    "Prompt",
+    "Turn",
+    "Usage",
+    "approximate_text",
+    "estimate_tokens",
+]

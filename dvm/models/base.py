@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -130,7 +130,7 @@ class Model(Protocol):
     name: str
     max_output_tokens: int
 
-    def stream(self, prompt: Prompt, limits: Limits) -> AsyncIterator[Chunk]:
+    def stream(self, prompt: Prompt, limits: Limits) -> AsyncGenerator[Chunk, None]:
         """The answer as it comes; the last chunk has `finish` and `usage`. Raises ModelError.
 
         Closing the iterator (`aclose`) or cancelling the task stops the request upstream.

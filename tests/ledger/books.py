@@ -49,7 +49,7 @@ def receipt_for(customer: str) -> ReceiptMaker:
 async def quoted(store: SqliteStore, name: object, msat: int, customer: str = "alice") -> tuple[Job, PendingPayment]:
     """A job with a quote of `msat`, waiting for its payment."""
     new = job(name, customer)
-    assert await store.open_job(new) is None
+    assert (await store.open_job(new)).known is None
     invoice = payment(new, msat)
     await store.quote(new.id, terms(msat), invoice, publication("quote", new.id), NOW)
     return new, invoice

@@ -61,8 +61,8 @@ class Ledger(RuleBasedStateMachine):
     def receive(self, customer: str) -> Job:
         self.serial += 1
         new = job(self.serial, customer)
-        assert self.run(self.store.open_job(new)) is None
-        assert self.run(self.store.open_job(new)) is not None
+        assert self.run(self.store.open_job(new)).known is None
+        assert self.run(self.store.open_job(new)).known is not None
         return new
 
     @rule(of=jobs, msat=MSATS)

@@ -30,18 +30,18 @@ from tests.ledger.books import (
 
 async def test_a_job_id_is_known_for_ever(store: SqliteStore) -> None:
     new = job("a")
-    assert await store.open_job(new) is None
-    assert await store.open_job(new) is JobState.RECEIVED
+    assert (await store.open_job(new)).known is None
+    assert (await store.open_job(new)).known is JobState.RECEIVED
     await store.close_unpaid(new.id, to=JobState.REJECTED, reason="x", publications=(), at=NOW, stamp=NOW)
-    assert await store.open_job(new) is JobState.REJECTED
+    assert (await store.open_job(new)).known is JobState.REJECTED
 
 
 async def test_a_deletion_that_came_first_counts_only_from_the_author(store: SqliteStore) -> None:
     mine, other = job("mine", "alice"), job("other", "alice")
     await store.cancel_before(mine.id, "alice", NOW)
     await store.cancel_before(other.id, "mallory", NOW)
-    assert await store.open_job(mine) is JobState.CANCELLED
-    assert await store.open_job(other) is None
+    assert (await store.open_job(mine)).known is JobState.CANCELLED
+    assert (await store.open_job(other)).known is None
 
 
 async def test_a_paid_job_is_billed_and_its_change_pays_the_next(store: SqliteStore) -> None:

@@ -1,0 +1,92 @@
+"""Whether a job is accepted: small policies, each of which answers None or the reason why not.
+
+A refusal is said to the customer only if the job names this provider: a broadcast that we do not take is
+somebody else's chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from throttled import RateLimiterType, Throttled, rate_limiter
+from throttled.store import MemoryStore
+
+from dvm.nostr.event import Event
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a job is not taken: a code for programs, a text for people (docs/errors.md lists the codes)."""
+
+    code: str
+    text: str
+
+
+class Book(Protocol):
+    """What policies may ask about the open quotes."""
+
+    def open_quotes(self, customer: str) -> int: ...
+    def open_quotes_total(self) -> int: ...
+
+
+Policy = Callable[[Event, Book], Refusal | None]
+
+
+def first_refusal(policies: Sequence[Policy], request: Event, book: Book) -> Refusal | None:
+    """The first policy's reason that applies."""
+    for policy in policies:
+        if refusal := policy(request, book):
+            return refusal
+    return None
+
+
+def jobs_per_minute(limit: int) -> Policy:
+    """A token bucket for each customer, holding a minute's worth of jobs."""
+    bucket = Throttled(
+        using=RateLimiterType.TOKEN_BUCKET.value,
+        quota=rate_limiter.per_min(limit, burst=limit),
+        store=MemoryStore(options={"MAX_SIZE": 100_000}),
+    )
+
+    def policy(request: Event, _book: Book) -> Refusal | None:
+        if bucket.limit(request.pubkey).limited:
+            return Refusal("rate-limited", f"at most {limit} jobs a minute: try again in a minute")
+        return None
+
+    return policy
+
+
+def open_quotes(limit: int) -> Policy:
+    """So many unpaid quotes for each customer."""
+
+    def policy(request: Event, book: Book) -> Refusal | None:
+        if book.open_quotes(request.pubkey) >= limit:
+            return Refusal("too-many-quotes", f"{limit} of your quotes are unpaid: pay or delete one first")
+        return None
+
+    return policy
+
+
+def open_quotes_total(limit: int) -> Policy:
+    """So many unpaid quotes in all: each costs the wallet an invoice."""
+
+    def policy(_request: Event, book: Book) -> Refusal | None:
+        if book.open_quotes_total() >= limit:
+            return Refusal("busy", "too many quotes are unpaid at the moment: try again later")
+        return None
+
+    return policy
+
+
+def standard_policies(*, per_minute: int, quotes: int, quotes_total: int) -> list[Policy]:
+    """The policies of `[limits]`; 0 is no limit."""
+    policies: list[Policy] = []
+    if quotes:
+        policies.append(open_quotes(quotes))
+    if quotes_total:
+        policies.append(open_quotes_total(quotes_total))
+    if per_minute:
+        policies.append(jobs_per_minute(per_minute))
+    return policies

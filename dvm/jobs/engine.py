@@ -1,0 +1,135 @@
+"""The life of every job, from the relay to the receipt, over any number of restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from dvm.jobs.intake import Intake
+from dvm.jobs.outbox import Outbox
+from dvm.jobs.runner import Runner
+from dvm.jobs.settlements import Settlements
+from dvm.jobs.shop import Shop
+from dvm.jobs.transitions import Effect, Restarted, step
+from dvm.ledger import Job, JobState
+from dvm.nip90 import DELETION, parse_deletion
+from dvm.nostr.event import Event
+from dvm.nostr.filters import Filter
+from dvm.nostr.subscription import Subscription
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Start it, and the shop is open; stop it, and what runs is finished or left for the next start."""
+
+    def __init__(self, shop: Shop) -> None:
+        self._shop = shop
+        self.outbox = Outbox(shop)
+        self.runner = Runner(shop, self.outbox)
+        self.settlements = Settlements(shop, self.outbox, self._paid, self._expired)
+        self.intake = Intake(shop, self.outbox, self.settlements, self.runner.start)
+        self._subscriptions: list[Subscription] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._background: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Take up what the last run left, then listen."""
+        await self.settlements.load()
+        await self._recover()
+        for work in (
+            self.outbox.run(),
+            self.settlements.watch(),
+            self.settlements.sweep(),
+            self.runner.keep_leases(),
+        ):
+            self._background.append(asyncio.create_task(self._guard(work)))
+        settings = self._shop.settings
+        kinds = sorted(self._shop.services)
+        requests = Filter(kinds=kinds)
+        deletions = Filter(kinds=[DELETION], tags={"k": [str(kind) for kind in kinds]})
+        addressed = Filter(kinds=[DELETION], tags={"p": [self._shop.keys.pubkey]})
+        now = self._shop.now()
+        self._subscriptions = [
+            self._shop.relays.subscribe(
+                [requests], self._on_request, since=now - settings.max_age, sweep=settings.sweep_seconds
+            ),
+            # A quote may be cancelled for as long as it is open.
+            self._shop.relays.subscribe(
+                [deletions, addressed],
+                self._on_deletion,
+                since=now - settings.quote_seconds,
+                sweep=settings.sweep_seconds,
+            ),
+        ]
+
+    async def stop(self) -> None:
+        """Hear nothing more, finish what runs (`shutdown_seconds` at most), store, and say what is ready."""
+        for subscription in self._subscriptions:
+            subscription.close()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._shop.settings.shutdown_seconds)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self.settlements.close()
+        await self.runner.close()
+        await self.outbox.flush(self._shop.settings.publish_seconds)
+        await self.outbox.close()
+
+    def _paid(self, job_id: str, customer: str) -> None:
+        self.intake.quote_closed(customer)
+        self.runner.start(job_id)
+
+    def _expired(self, customer: str) -> None:
+        self.intake.quote_closed(customer)
+
+    async def _recover(self) -> None:
+        """Continue from the rows: nothing that was begun is forgotten (money.md, cases 19 and 26)."""
+        attempts = self._shop.settings.attempts
+        states = (JobState.RECEIVED, JobState.QUOTED, JobState.PAID, JobState.RUNNING)
+        for job in await self._shop.store.jobs(states):
+            if job.state is JobState.QUOTED:
+                self.intake.quote_opened(job.customer)
+            following = step(job.state, Restarted(attempts_left=job.attempts < attempts))
+            if Effect.PREPARE in following.effects:
+                self._spawn(self._prepare(job))
+            elif Effect.RELEASE in following.effects:
+                await self._shop.store.release(job.id, attempted=True)
+                self.runner.start(job.id)
+            elif Effect.VOID in following.effects:
+                await self.runner.give_up(job, "interrupted", "the work was interrupted too often")
+            elif Effect.RUN in following.effects:
+                self.runner.start(job.id)
+
+    async def _prepare(self, job: Job) -> None:
+        balance = await self._shop.store.balance(job.customer)
+        await self.intake.prepare(Event.from_json(job.request), "", balance.available)
+
+    def _on_request(self, event: Event, relay: str) -> None:
+        self._spawn(self.intake.request(event, relay))
+
+    def _on_deletion(self, event: Event, _relay: str) -> None:
+        self._spawn(self._delete(event))
+
+    async def _delete(self, event: Event) -> None:
+        await self.intake.deletion(event)
+        for job_id in parse_deletion(event):
+            await self.runner.cancel(job_id, event.pubkey)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(self._guard(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        """One failing request, invoice or look-up never stops the others (money.md, case 25)."""
+        try:
+            await work
+        except Exception:
+            log.exception("an unexpected error")

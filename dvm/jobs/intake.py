@@ -1,0 +1,274 @@
+"""From a request on a relay to a quote, a hold, or a refusal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable
+
+from dvm.jobs.admission import Refusal, first_refusal
+from dvm.jobs.outbox import Outbox
+from dvm.jobs.services import Ask, Service
+from dvm.jobs.settlements import Settlements
+from dvm.jobs.shop import Shop, publication
+from dvm.jobs.transitions import Covered, Deleted, Effect, Priced, Refused, step
+from dvm.ledger import ConflictError, Job, JobState, PendingPayment, Publication, Terms
+from dvm.lightning.base import Invoice, WalletError
+from dvm.models import Model, ModelError, estimate_tokens
+from dvm.nip90 import (
+    InvalidRequest,
+    JobRequest,
+    is_for,
+    named,
+    next_second,
+    parse_deletion,
+    parse_request,
+    untimely,
+)
+from dvm.nostr.encryption import EncryptError
+from dvm.nostr.event import Event
+from dvm.pricing import Quote, TooDear, price_to_json, quote
+from dvm.pricing.prices import MSAT
+
+log = logging.getLogger(__name__)
+
+LEAST_OUTPUT = 64  # tokens: an answer that a bid cuts shorter than this is no use to anyone
+MAX_DELETIONS = 20  # of one kind 5 event
+DESCRIPTION = "NIP-90 job {}"
+
+
+class RefusedError(Exception):
+    """The job is not taken."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(f"{code}: {text}")
+        self.refusal = Refusal(code, text)
+
+
+class Intake:
+    """Takes requests and deletions in; `run` is called with the id of a job whose hold is open."""
+
+    def __init__(self, shop: Shop, outbox: Outbox, settlements: Settlements, run: Callable[[str], None]) -> None:
+        self._shop = shop
+        self._outbox = outbox
+        self._settlements = settlements
+        self._run = run
+        self._open: Counter[str] = Counter()
+        self._refusals: Counter[str] = Counter()
+        self._refusals_since = 0
+
+    # The book of open quotes, for the admission policies
+
+    def open_quotes(self, customer: str) -> int:
+        return self._open[customer]
+
+    def open_quotes_total(self) -> int:
+        return self._open.total()
+
+    def quote_opened(self, customer: str) -> None:
+        self._open[customer] += 1
+
+    def quote_closed(self, customer: str) -> None:
+        self._open[customer] -= 1
+        if self._open[customer] <= 0:
+            del self._open[customer]
+
+    # What comes in
+
+    async def request(self, event: Event, relay: str) -> None:
+        """A verified job request. Never raises for what a customer wrote."""
+        shop = self._shop
+        settings = shop.settings
+        if not is_for(event, shop.keys.pubkey):
+            return
+        if untimely(event, shop.now(), max_age=settings.max_age, max_ahead=settings.max_ahead):
+            return
+        if refusal := first_refusal(shop.policies, event, self):
+            self._say_no(event, refusal, relay)
+            return
+        opened = await shop.store.open_job(
+            Job(event.id, event.pubkey, event.kind, JobState.RECEIVED, event.to_json(), shop.now(), 0)
+        )
+        if opened.known is not None:
+            return
+        await self.prepare(event, relay, opened.available)
+
+    async def prepare(self, event: Event, relay: str, available: int) -> None:
+        """Price a received job and ask for its money, take it from the balance, or refuse."""
+        request: JobRequest | None = None
+        try:
+            request = parse_request(event, self._shop.keys)
+            service, ask, terms = await self._terms(request)
+            if terms.msat <= available and await self._shop.store.hold(event.id, terms, self._shop.now()):
+                if Effect.RUN in step(JobState.RECEIVED, Covered()).effects:
+                    self._run(event.id)
+                return
+            await self._quote(request, service, ask, terms, relay)
+        except (InvalidRequest, RefusedError) as error:
+            refusal = error.refusal if isinstance(error, RefusedError) else Refusal(error.code, error.text)
+            await self._refuse(event, request, refusal, relay)
+        except ConflictError:  # deleted meanwhile
+            log.info("a job was cancelled while it was priced", extra={"job": event.id})
+
+    async def deletion(self, event: Event) -> None:
+        """A verified kind 5. Only the author of a job cancels it (NIP-09)."""
+        shop = self._shop
+        for job_id in parse_deletion(event)[:MAX_DELETIONS]:
+            job = await shop.store.job(job_id)
+            if job is None:
+                if first_refusal(shop.policies, event, self) is None:
+                    await shop.store.cancel_before(job_id, event.pubkey, shop.now())
+            elif job.customer == event.pubkey:
+                await self._cancel_unpaid(job)
+
+    async def _cancel_unpaid(self, job: Job) -> None:
+        following = step(job.state, Deleted())
+        if Effect.CLOSE not in following.effects:
+            return
+        stamp = next_second(self._shop.now(), job.stamp)
+        request = self._shop.request_of(job)
+        error = self._shop.answers(request).error("cancelled", "", stamp)
+        said = publication(error, "error", request.relays)
+        try:
+            await self._shop.store.close_unpaid(
+                job.id, to=following.state, reason="cancelled", publications=(said,), at=self._shop.now(), stamp=stamp
+            )
+        except ConflictError:  # paid at this very moment
+            return
+        self._outbox.send((said,))
+        if job.state is JobState.QUOTED:
+            self.quote_closed(job.customer)
+        log.info("cancelled before it was paid", extra={"job": job.id})
+
+    # Terms
+
+    async def _terms(self, request: JobRequest) -> tuple[Service, Ask, Terms]:
+        service = self._shop.services[request.kind]
+        ask = service.kind.read(request, service.system)
+        name = service.choose(ask.model)
+        model = self._shop.models[name]
+        tokens = await self._count(model, ask)
+        if (limit := self._shop.settings.prompt_tokens) and tokens > limit:
+            raise RefusedError("prompt-too-long", f"{tokens} tokens, of at most {limit}")
+        most = min(ask.max_tokens or model.max_output_tokens, model.max_output_tokens)
+        priced = self._price(service, name, tokens, most, request)
+        price = json.dumps(price_to_json(priced.price))
+        return service, ask, Terms(name, price, tokens, priced.max_output_tokens, priced.msat)
+
+    async def _count(self, model: Model, ask: Ask) -> int:
+        bound = estimate_tokens(ask.prompt)
+        # Ten times the limit cannot come below it by exact counting: spare the model the upload.
+        if (limit := self._shop.settings.prompt_tokens) and bound > 10 * limit:
+            raise RefusedError("prompt-too-long", f"more than {limit} tokens")
+        try:
+            return await model.count_tokens(ask.prompt)
+        except ModelError as error:
+            if error.passing:
+                log.warning(
+                    "counting failed; an upper bound is quoted", extra={"model": model.name, "error": str(error)}
+                )
+                return bound
+            log.error("the model cannot be used: see `dvm doctor`", extra={"model": model.name, "error": str(error)})
+            if error.code == "bad_request":
+                raise RefusedError("bad-request", "the model does not take this request") from error
+            raise RefusedError("unavailable", "the model cannot be used at the moment") from error
+
+    def _price(self, service: Service, model: str, tokens: int, most: int, request: JobRequest) -> Quote:
+        try:
+            return quote(service.prices[model], tokens, most, bid=request.bid, least_output=LEAST_OUTPUT)
+        except TooDear as error:
+            raise RefusedError("bid-too-low", f"this costs at least {error.msat // MSAT} sats") from error
+
+    # Answers
+
+    async def _quote(self, request: JobRequest, service: Service, ask: Ask, terms: Terms, relay: str) -> None:
+        shop = self._shop
+        invoice = await self._invoice(request, terms.msat)
+        stamp = next_second(shop.now(), None)
+        sats = terms.msat // MSAT
+        text = f"{service.kind.name} by {terms.model}: at most {sats} sats, what is not used stays on your balance"
+        event = shop.answers(request, relay).payment_required(terms.msat, invoice.bolt11, text, stamp)
+        said = publication(event, "quote", request.relays)
+        payment = PendingPayment(
+            invoice.payment_hash,
+            "bolt11",
+            request.customer,
+            request.id,
+            invoice.bolt11,
+            invoice.msat,
+            invoice.created_at,
+            shop.now() + shop.settings.quote_seconds,
+        )
+        following = step(JobState.RECEIVED, Priced())
+        # Watched for before anyone can know the invoice, so that no payment is ever unexpected.
+        self._settlements.expect(payment)
+        await shop.store.quote(request.id, terms, payment, said, stamp)
+        self.quote_opened(request.customer)
+        if Effect.QUOTE in following.effects:
+            self._outbox.send((said,))
+
+    async def _invoice(self, request: JobRequest, msat: int) -> Invoice:
+        """An invoice; a wallet that is away for a moment is waited for. Raises RefusedError."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._shop.settings.invoice_patience
+        pause = 0.5
+        while True:
+            try:
+                return await self._shop.wallet.create_invoice(
+                    msat,
+                    description=DESCRIPTION.format(request.id[:16]),
+                    expiry=self._shop.settings.quote_seconds,
+                )
+            except WalletError as error:
+                passing = error.code in ("unreachable", "rate_limited")
+                if not passing or loop.time() + pause > until:
+                    log.error(
+                        "the wallet makes no invoices, so jobs are refused: see `dvm doctor`",
+                        extra={"job": request.id, "error": str(error)},
+                    )
+                    raise RefusedError("payment-unavailable", "no invoice can be made at the moment") from error
+                log.warning("the wallet does not answer; trying again", extra={"job": request.id, "error": str(error)})
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 10.0)
+
+    async def _refuse(self, event: Event, request: JobRequest | None, refusal: Refusal, relay: str) -> None:
+        """End a received job; its author hears why if the job names us."""
+        shop = self._shop
+        following = step(JobState.RECEIVED, Refused())
+        stamp = next_second(shop.now(), None)
+        said: tuple[Publication, ...] = ()
+        if named(event, shop.keys.pubkey):
+            try:
+                error = shop.answers(request or event, relay).error(refusal.code, refusal.text, stamp)
+                said = (publication(error, "error", request.relays if request else ()),)
+            except EncryptError:  # nothing leaves in clear instead
+                log.warning("a refusal cannot be encrypted and is not sent", extra={"job": event.id})
+        try:
+            await shop.store.close_unpaid(
+                event.id, to=following.state, reason=refusal.code, publications=said, at=shop.now(), stamp=stamp
+            )
+        except ConflictError:
+            return
+        log.info("refused", extra={"job": event.id, "code": refusal.code, "text": refusal.text})
+        self._outbox.send(said)
+
+    def _say_no(self, event: Event, refusal: Refusal, relay: str) -> None:
+        """A refusal that time will lift: nothing is stored, and the answers are bounded as well, so that a
+        flood of requests makes no flood of events."""
+        now = self._shop.now()
+        if now - self._refusals_since >= 60:
+            self._refusals_since = now
+            self._refusals.clear()
+        self._refusals[event.pubkey] += 1
+        if self._refusals[event.pubkey] > self._shop.settings.refusals_per_minute:
+            return
+        log.info("refused for now", extra={"job": event.id, "code": refusal.code})
+        if not named(event, self._shop.keys.pubkey):
+            return
+        try:
+            error = self._shop.answers(event, relay).error(refusal.code, refusal.text, now)
+        except EncryptError:
+            return
+        self._outbox.send_unstored(error)

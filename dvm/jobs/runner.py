@@ -1,0 +1,317 @@
+"""Running what is paid for: claim, run, post or void, a bounded number at once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Sequence
+
+from dvm.jobs.outbox import Outbox
+from dvm.jobs.running import Run
+from dvm.jobs.shop import Shop, publication
+from dvm.jobs.transitions import Answered, Broke, Deleted, Effect, ShutDown, Step, Stopped, step
+from dvm.ledger import ConflictError, Job, JobState, LedgerError, Link, Metered, Publication, ReceiptMaker
+from dvm.models import ModelError, Usage
+from dvm.nip90 import AnswerTooLarge, Finish, JobRequest, Work, input_sha256, make_receipt, next_second, text_sha256
+from dvm.nostr.encryption import EncryptError
+from dvm.nostr.event import Event
+from dvm.pricing import PerRequest, PerToken, price_from_json
+
+log = logging.getLogger(__name__)
+
+MAX_PAUSE = 60.0  # seconds between two attempts, whatever the model asks for
+
+# What customers read of a model's failure; the operator's log has the rest.
+_SAID = {
+    "blocked": ("blocked", "the model refused to answer this"),
+    "bad_request": ("bad-request", "the model does not take this request"),
+    "empty": ("no-answer", "the model gave no answer within the tokens that it was allowed"),
+}
+_UNAVAILABLE = ("unavailable", "the model could not be used")
+
+
+class Runner:
+    """Runs jobs whose hold is open; every run ends in exactly one of posted, voided, or given back."""
+
+    def __init__(self, shop: Shop, outbox: Outbox) -> None:
+        self._shop = shop
+        self._outbox = outbox
+        limit = shop.settings.concurrency
+        self._places = asyncio.Semaphore(limit) if limit else None
+        self._runs: dict[str, Run] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._closing = False
+
+    def start(self, job_id: str) -> None:
+        """Run a paid job as soon as there is a place."""
+        if not self._closing and job_id not in self._tasks:
+            task = asyncio.get_running_loop().create_task(self._until_it_ends(job_id))
+            self._tasks[job_id] = task
+            task.add_done_callback(lambda _: self._tasks.pop(job_id, None))
+
+    async def cancel(self, job_id: str, author: str) -> None:
+        """The author of a job deleted it: stop the model, or return the hold of one that has not begun."""
+        run = self._runs.get(job_id)
+        if run is not None:
+            if run.job.customer == author and Effect.STOP in step(JobState.RUNNING, Deleted()).effects:
+                run.stop("cancelled")
+            return
+        job = await self._shop.store.job(job_id)
+        if job is None or job.customer != author:
+            return
+        if Effect.VOID in step(job.state, Deleted()).effects:
+            await self.give_up(job, "cancelled", "", to=JobState.CANCELLED)
+
+    async def keep_leases(self) -> None:
+        """Renew the lease of everything that runs (money.md, case 2); until cancelled."""
+        seconds = self._shop.settings.lease_seconds
+        while True:
+            await asyncio.sleep(seconds / 3)
+            if self._runs:
+                try:
+                    await self._shop.store.renew(list(self._runs), self._shop.now() + seconds)
+                except LedgerError as error:
+                    log.error("leases cannot be renewed", extra={"error": str(error)})
+
+    async def close(self) -> None:
+        """Let what runs finish, `shutdown_seconds` at most; give the rest back for the next start."""
+        self._closing = True
+        for job_id, task in list(self._tasks.items()):
+            if job_id not in self._runs:  # waits for a place: it is paid for, and stays so in the rows
+                task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=self._shop.settings.shutdown_seconds)
+        for run in list(self._runs.values()):
+            run.stop("shutdown")
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _until_it_ends(self, job_id: str) -> None:
+        try:
+            pause: float | None = 0.0
+            while pause is not None and not self._closing:
+                await asyncio.sleep(pause)
+                if self._places is None:
+                    pause = await self._attempt(job_id)
+                else:
+                    async with self._places:
+                        pause = await self._attempt(job_id)
+        except ConflictError as error:
+            log.info("a job has moved on", extra={"job": job_id, "error": str(error)})
+        except LedgerError as error:  # the rows are as they were: the next start goes on from there
+            log.error(
+                "a job could not be stored; it goes on after a restart", extra={"job": job_id, "error": str(error)}
+            )
+        except Exception:
+            log.exception("a job met an unexpected error; it goes on after a restart", extra={"job": job_id})
+
+    async def _attempt(self, job_id: str) -> float | None:
+        """One attempt. The seconds to wait before the next; None when there is none."""
+        shop = self._shop
+        now = shop.now()
+        job = await shop.store.claim(job_id, now + shop.settings.lease_seconds, now)
+        run = self._run_of(job)
+        run.task = asyncio.current_task()
+        self._runs[job_id] = run
+        try:
+            self._outbox.send_unstored(run.answers.processing("", job.stamp), run.request.relays)
+            return await self._run(run)
+        finally:
+            del self._runs[job_id]
+
+    async def _run(self, run: Run) -> float | None:
+        settings = self._shop.settings
+        try:
+            await run.stream(settings.job_seconds or None, settings.partial_seconds, self._say_partial)
+        except ModelError as error:
+            run.usage = error.usage or run.usage
+            return await self._broken(run, error)
+        except TimeoutError:
+            return await self._broken(run, ModelError("stalled", f"no answer within {settings.job_seconds:g} s"))
+        except asyncio.CancelledError:
+            if not run.stopping:
+                raise
+            if (task := asyncio.current_task()) is not None:
+                task.uncancel()
+            await self._stopped(run)
+            return None
+        run.task = None  # from here on it is answered, and nobody stops it any more
+        if not run.text:  # thoughts used all the tokens up: no answer, no charge
+            return await self._broken(run, ModelError("empty", "the limit was met before the first word"), False)
+        try:
+            await self._deliver(run)
+        except (EncryptError, AnswerTooLarge) as error:
+            log.warning("an answer cannot be sent", extra={"job": run.job.id, "error": str(error)})
+            await self._void(run, step(JobState.RUNNING, Broke(again=False)), "undeliverable", str(error))
+        return None
+
+    # How a run ends
+
+    async def _deliver(self, run: Run) -> None:
+        stamp = run.stamped(self._shop.now())
+        result = run.answers.result(run.text, stamp, msat=run.job.quote_msat or None)
+        await self._post(run, step(JobState.RUNNING, Answered()), result, "result", run.finish or "stop")
+
+    async def _stopped(self, run: Run) -> None:
+        """The customer cancelled, or we shut down."""
+        if run.stopping == "shutdown":
+            if Effect.RELEASE in step(JobState.RUNNING, ShutDown()).effects:
+                await self._shop.store.release(run.job.id, attempted=False)
+            return
+        said = run.answers.error("cancelled", "", run.stamped(self._shop.now()))
+        await self._post(run, step(JobState.RUNNING, Stopped()), said, "error", "cancelled")
+
+    async def _post(self, run: Run, following: Step, event: Event, role: str, finish: Finish) -> None:
+        shop, job = self._shop, run.job
+        relays = run.request.relays
+        answer = publication(event, role, relays)
+        made: list[Publication] = []
+        used = run.used()
+        result = event.id if role == "result" else None
+        work = self._work(run, finish, used, result)
+        posting = await shop.store.post(
+            job.id,
+            to=following.state,
+            cost=run.cost(),
+            used=_metered(job, used, finish),
+            publications=(answer,),
+            receipt=self._receipt_maker(run.request, work, run.stamped(shop.now()), made),
+            at=shop.now(),
+            stamp=run.stamp,
+            reason="cancelled" if result is None else None,
+        )
+        self._outbox.send((answer, *made[-1:]))
+        log.info(
+            following.state.value,
+            extra={"job": job.id, "model": job.model, "tokens": used.total, "msat": posting.cost, "finish": finish},
+        )
+
+    async def _broken(self, run: Run, error: ModelError, may_pass: bool = True) -> float | None:
+        job, settings = run.job, self._shop.settings
+        again = may_pass and error.passing and job.attempts < settings.attempts
+        following = step(JobState.RUNNING, Broke(again=again))
+        log.log(
+            logging.WARNING if error.passing else logging.ERROR,
+            "the model failed",
+            extra={"job": job.id, "model": job.model, "attempt": job.attempts, "again": again, "error": str(error)},
+        )
+        if Effect.RELEASE in following.effects:
+            await self._shop.store.release(job.id, attempted=True)
+            pause = error.retry_after or settings.retry_seconds * 2 ** (job.attempts - 1)
+            return min(pause, MAX_PAUSE)
+        await self._void(run, following, *_SAID.get(error.code, _UNAVAILABLE))
+        return None
+
+    async def _void(self, run: Run, following: Step, code: str, text: str) -> None:
+        await self._end_without_answer(run.job, run.request, following.state, code, text, run.stamp, run.usage)
+
+    async def give_up(self, job: Job, code: str, text: str, *, to: JobState = JobState.FAILED) -> None:
+        """Return the hold of a job that will not be run, and say so."""
+        request = self._shop.request_of(job)
+        await self._end_without_answer(job, request, to, code, text, job.stamp, None)
+
+    async def _end_without_answer(
+        self, job: Job, request: JobRequest, to: JobState, code: str, text: str, stamp: int, usage: Usage | None
+    ) -> None:
+        shop = self._shop
+        said: Sequence[Publication] = ()
+        stamp = next_second(shop.now(), stamp)
+        try:
+            error = shop.answers(request).error(code, text, stamp)
+            said = (publication(error, "error", request.relays),)
+        except EncryptError:  # nothing leaves in clear instead
+            log.warning("an error cannot be encrypted and is not sent", extra={"job": job.id})
+        finish: Finish = "cancelled" if to is JobState.CANCELLED else "error"
+        work = Work(
+            job=job.id,
+            kind=job.kind,
+            model=job.model or "",
+            version="",
+            input_sha256=input_sha256(request),
+            finish=finish,
+            usage=usage,
+            prices=_prices(job),
+        )
+        made: list[Publication] = []
+        await shop.store.void(
+            job.id,
+            to=to,
+            reason=code,
+            used=None if usage is None else _metered(job, usage, finish),
+            publications=said,
+            receipt=self._receipt_maker(request, work, stamp + 1, made),
+            at=shop.now(),
+            stamp=stamp + 1,
+        )
+        self._outbox.send((*said, *made[-1:]))
+        log.info(to.value, extra={"job": job.id, "code": code, "msat": 0})
+
+    # Pieces
+
+    def _run_of(self, job: Job) -> Run:
+        shop = self._shop
+        request = shop.request_of(job)
+        service = shop.services[job.kind]
+        ask = service.kind.read(request, service.system)
+        model = shop.models[job.model or service.models[0]]
+        price = price_from_json(json.loads(job.price or "{}"))
+        return Run(job, request, ask, model, price, shop.answers(request), job.stamp)
+
+    def _say_partial(self, run: Run) -> None:
+        left = max(run.job.quote_msat - run.cost(), 0)
+        used = run.used()
+        tokens = max(run.job.max_output - used.output - used.thoughts, 0)
+        remaining = ["remaining", str(left), str(tokens)]
+        try:
+            event = run.answers.partial(run.text, run.stamped(self._shop.now()), [remaining])
+        except (AnswerTooLarge, EncryptError):  # the result will tell
+            return
+        self._outbox.send_unstored(event, run.request.relays)
+
+    def _work(self, run: Run, finish: Finish, used: Usage, result: str | None) -> Work:
+        job = run.job
+        return Work(
+            job=job.id,
+            kind=job.kind,
+            model=job.model or "",
+            version=run.version,
+            input_sha256=input_sha256(run.request),
+            finish=finish,
+            result=result,
+            output_sha256=text_sha256(run.text) if result else None,
+            usage=used,
+            prices=_prices(job),
+        )
+
+    def _receipt_maker(self, request: JobRequest, work: Work, stamp: int, made: list[Publication]) -> ReceiptMaker:
+        shop = self._shop
+
+        def make(link: Link) -> Publication:
+            event = make_receipt(
+                shop.keys, request.customer, link, stamp, work=work, d=shop.announcement, scheme=request.scheme
+            )
+            made.append(publication(event, "receipt", request.relays))
+            return made[-1]
+
+        return make
+
+
+def _prices(job: Job) -> dict[str, int]:
+    match price_from_json(json.loads(job.price or '{"per": "free"}')):
+        case PerToken(input=given, cached=cached, output=output):
+            return {"input": given, "cached": cached, "output": output}
+        case PerRequest(msat=msat):
+            return {"request": msat}
+    return {}
+
+
+def _metered(job: Job, used: Usage, finish: Finish) -> Metered:
+    return Metered(
+        model=job.model or "",
+        input=used.input,
+        cached=used.cached,
+        output=used.output,
+        thoughts=used.thoughts,
+        estimated=" ".join(sorted(used.estimated)),
+        finish=finish,
+    )

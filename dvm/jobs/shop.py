@@ -1,0 +1,71 @@
+"""What every part of the engine works with: keys, ledger, wallet, relays, models, services, settings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dvm.jobs.admission import Policy
+from dvm.jobs.services import Service
+from dvm.ledger import Job, Publication, Store
+from dvm.lightning.base import Wallet
+from dvm.models import Model
+from dvm.nip90 import Answers, JobRequest, parse_request
+from dvm.nostr.event import Event
+from dvm.nostr.keys import Keys
+from dvm.nostr.pool import RelayPool
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Bounds of the engine; times in seconds, a count of 0 is no limit (`[limits]` of dvm.toml)."""
+
+    prompt_tokens: int = 100_000
+    concurrency: int = 32
+    quote_seconds: int = 86_400
+    max_age: int = 600
+    max_ahead: int = 900
+    job_seconds: float = 600
+    attempts: int = 3
+    partial_seconds: float = 1.0
+    reconcile_seconds: float = 60
+    sweep_seconds: float = 60
+    shutdown_seconds: float = 30
+    lease_seconds: int = 60
+    publish_seconds: float = 10
+    invoice_patience: float = 60
+    retry_seconds: float = 1.0
+    refusals_per_minute: int = 60
+
+
+@dataclass(slots=True)
+class Shop:
+    """The parts, put together by the daemon. `announcement` is the `d` of our 31990, for receipts."""
+
+    keys: Keys
+    store: Store
+    wallet: Wallet
+    relays: RelayPool
+    models: Mapping[str, Model]
+    services: Mapping[int, Service]
+    settings: Settings = field(default_factory=Settings)
+    policies: Sequence[Policy] = ()
+    announcement: str | None = None
+    clock: Callable[[], float] = time.time
+
+    def now(self) -> int:
+        """Unix seconds."""
+        return int(self.clock())
+
+    def request_of(self, job: Job) -> JobRequest:
+        """The stored request, read again."""
+        return parse_request(Event.from_json(job.request), self.keys)
+
+    def answers(self, request: JobRequest | Event, relay: str = "") -> Answers:
+        return Answers(self.keys, request, relay)
+
+
+def publication(event: Event, role: str, relays: tuple[str, ...] = ()) -> Publication:
+    """A signed event, as the ledger keeps it."""
+    return Publication(event.id, role, event.to_json(), relays)
