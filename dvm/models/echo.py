@@ -6,7 +6,7 @@ A token is four characters, a begun one counted: cheap (no pass over the text) a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from dvm.models.base import Blob, Chunk, Finish, Limits, ModelError, Prompt, Usage
 
@@ -54,7 +54,7 @@ class EchoModel:
         """Exact."""
         return _input_tokens(prompt)
 
-    async def stream(self, prompt: Prompt, limits: Limits) -> AsyncIterator[Chunk]:
+    async def stream(self, prompt: Prompt, limits: Limits) -> AsyncGenerator[Chunk, None]:
         """See `Model.stream`. A prompt without text in its last turn is `empty`."""
         text, finish, thoughts = self._answer(prompt, limits)
         tokens_in = _input_tokens(prompt)

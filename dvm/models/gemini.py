@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -182,7 +182,7 @@ class GeminiModel:
             raise ModelError("unavailable", "the count of tokens is missing or absurd")
         return count
 
-    async def stream(self, prompt: Prompt, limits: Limits) -> AsyncIterator[Chunk]:
+    async def stream(self, prompt: Prompt, limits: Limits) -> AsyncGenerator[Chunk, None]:
         """See `Model.stream`.
 
         An answer that met the token limit before its first word is `length` with an empty text: the
