@@ -65,11 +65,8 @@ class Answers:
     ) -> None:
         self._keys = keys
         self._max_bytes = max_bytes
-        if isinstance(request, JobRequest):
-            self._event, self.scheme = request.event, request.scheme
-        else:
-            self._event = request
-            self.scheme = detect(request.content) if is_encrypted(request) else None
+        self._event = request.event if isinstance(request, JobRequest) else request
+        self.scheme = detect(self._event.content) if is_encrypted(self._event) else None
         self._e = ["e", self._event.id, relay] if relay else ["e", self._event.id]
         self._p = ["p", self._event.pubkey]
 
@@ -141,7 +138,7 @@ class Answers:
         limit = self._max_bytes if max_bytes is None else max_bytes
         room = limit - self._result("", msat, bolt11, request=False, inputs=False).wire_bytes()
         # A character takes at most 6 bytes in JSON, and 4 in UTF-8: 7 padded and in base64, besides a MAC.
-        if 7 * len(content) + 256 <= room:
+        if 7 * len(content) + 256 <= min(room, nip44.MAX_TEXT):
             return content
         if self._room_for(content) <= room:
             return content
