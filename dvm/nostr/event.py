@@ -84,9 +84,7 @@ class Event(pynostr.event.Event):  # type: ignore[misc]
         for tag in tags:
             if not isinstance(tag, list) or not all(type(item) is str for item in tag):
                 raise InvalidEvent("tags: lists of strings expected")
-        return cls(
-            id=event_id, pubkey=pubkey, created_at=created_at, kind=kind, tags=tags, content=content, sig=sig
-        )
+        return cls(id=event_id, pubkey=pubkey, created_at=created_at, kind=kind, tags=tags, content=content, sig=sig)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Event:

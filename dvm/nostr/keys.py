@@ -66,18 +66,14 @@ class Keys:
         at = int(time.time()) if created_at is None else created_at
         digest = event_id(self.pubkey, at, kind, tags, content)
         sig = self.sign_digest(bytes.fromhex(digest)).hex()
-        return Event(
-            id=digest, pubkey=self.pubkey, created_at=at, kind=kind, tags=tags, content=content, sig=sig
-        )
+        return Event(id=digest, pubkey=self.pubkey, created_at=at, kind=kind, tags=tags, content=content, sig=sig)
 
     def sign_digest(self, digest: bytes) -> bytes:
         """A BIP-340 signature, 64 bytes, of a 32-byte digest."""
         if len(digest) != 32:
             raise ValueError("a digest is 32 bytes")
         signature = ffi.new("unsigned char[64]")
-        if not lib.secp256k1_schnorrsig_sign32(
-            self._context, signature, digest, self._keypair, os.urandom(32)
-        ):
+        if not lib.secp256k1_schnorrsig_sign32(self._context, signature, digest, self._keypair, os.urandom(32)):
             raise RuntimeError("signing failed")
         return bytes(ffi.buffer(signature, 64))
 
@@ -107,11 +103,7 @@ def parse_pubkey(text: str) -> str:
     """A public key in hex, from `npub1…` or hex. Raises InvalidKey."""
     text = text.strip()
     try:
-        raw = (
-            pynostr.key.PublicKey.from_npub(text).raw_bytes
-            if text.startswith("npub1")
-            else bytes.fromhex(text)
-        )
+        raw = pynostr.key.PublicKey.from_npub(text).raw_bytes if text.startswith("npub1") else bytes.fromhex(text)
     except Exception:  # noqa: BLE001 - pynostr raises whatever its bech32 decoder meets
         raise InvalidKey("not a public key: npub1… or 64 hex digits expected") from None
     if len(raw) != 32:

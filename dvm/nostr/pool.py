@@ -1,0 +1,270 @@
+"""Many relays as one: subscribe to all, publish to all, and wait for none but the quickest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from dvm.nostr.addresses import AddressRefused, check_relay_url
+from dvm.nostr.event import Event
+from dvm.nostr.filters import Filter
+from dvm.nostr.frames import clean, event_frame
+from dvm.nostr.keys import Keys
+from dvm.nostr.options import PoolOptions
+from dvm.nostr.outgoing import Done
+from dvm.nostr.passing import PassingRelays
+from dvm.nostr.relay import Relay
+from dvm.nostr.status import RelayStatus
+from dvm.nostr.subscription import Handler, Subscription
+
+_MAX_NAMED = 100  # addresses looked at, of those that a stranger names for one event
+
+
+@dataclass(slots=True)
+class Published:
+    """Which relays have an event, and why the others have not.
+
+    It goes on filling up after `publish` has returned, for as long as the other relays may take.
+    """
+
+    accepted: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.accepted)
+
+
+class RelayPool:
+    """The relays we read from and write to, and those that customers name.
+
+    One connection to each for the life of the process, however its URL is written. All methods belong to the
+    loop in which `start` was called.
+    """
+
+    def __init__(
+        self,
+        read: Sequence[str],
+        write: Sequence[str],
+        *,
+        keys: Keys | None = None,
+        options: PoolOptions | None = None,
+    ) -> None:
+        """`keys` authenticate us to relays that demand it (NIP-42). Raises AddressRefused for a bad URL."""
+        self._options = options or PoolOptions()
+        self._relays: dict[str, Relay] = {}
+        for url in (*read, *write):
+            normal = check_relay_url(url)
+            if normal not in self._relays:
+                self._relays[normal] = Relay(normal, keys=keys, options=self._options.relay, on_state=self._changed)
+        self._read = self._own(read)
+        self._write = self._own(write)
+        self._passing = PassingRelays(keys, self._options)
+        self._subscriptions: set[Subscription] = set()
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+
+    def start(self) -> None:
+        """Connect to all relays in the background. Returns at once."""
+        for relay in self._relays.values():
+            relay.start()
+
+    async def close(self) -> None:
+        """End subscriptions and connections; what still waits for a relay fails."""
+        for subscription in list(self._subscriptions):
+            subscription.close()
+        await asyncio.gather(self._passing.close(), *(relay.close() for relay in self._relays.values()))
+        for _, future in self._waiting:
+            future.cancel()
+        self._waiting.clear()
+
+    async def __aenter__(self) -> RelayPool:
+        self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @property
+    def connected(self) -> int:
+        """How many of our own relays are connected."""
+        return sum(relay.connected for relay in self._relays.values())
+
+    async def wait_connected(self, n: int = 1, timeout: float | None = None) -> bool:  # noqa: ASYNC109
+        """Wait until `n` of our relays are connected; False when that has not happened within `timeout`."""
+        if self.connected >= n:
+            return True
+        entry = (n, asyncio.get_running_loop().create_future())
+        self._waiting.append(entry)
+        try:
+            async with asyncio.timeout(timeout):
+                await entry[1]
+        except TimeoutError:
+            return False
+        finally:
+            if entry in self._waiting:
+                self._waiting.remove(entry)
+        return True
+
+    def subscribe(
+        self,
+        filters: Filter | Sequence[Filter],
+        handler: Handler,
+        *,
+        since: int | None = None,
+        overlap: int = 30,
+        sweep: float | None = None,
+    ) -> Subscription:
+        """Hand each matching event of the read relays to `handler`, once, verified, in no certain order.
+
+        `since` (Unix seconds) is where it starts; without it, with everything that is stored. After a break it goes
+        on from the last event seen, less `overlap` seconds. `sweep`: every so many seconds the relays are
+        asked for what their push has missed. The memory of events seen is bounded, so an old event may come
+        again: who must not do a thing twice keeps a record. The handler must not block.
+        """
+        subscription = Subscription(
+            self._read,
+            [filters] if isinstance(filters, Filter) else filters,
+            handler,
+            since=since,
+            overlap=overlap,
+            sweep=sweep,
+            sweep_timeout=self._options.sweep_timeout,
+            remembered=self._options.remembered_events,
+            on_close=self._subscriptions.discard,
+        )
+        self._subscriptions.add(subscription)
+        return subscription
+
+    async def publish(
+        self,
+        event: Event,
+        *,
+        relays: Collection[str] = (),
+        timeout: float = 10.0,  # noqa: ASYNC109
+    ) -> Published:
+        """Publish to our write relays and to `relays`, which a customer named and nobody has checked.
+
+        Returns as soon as one relay has the event, or none will: no relay waits for another, and none makes
+        the caller wait longer than `timeout` seconds. The others go on in the background. Never raises for
+        what a relay or an address does; an empty `accepted` says that it failed.
+        """
+        published = Published()
+        targets = self._targets(self._write, relays, published.failed)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        left = len(targets)
+        if not left:
+            return published
+
+        def finished(url: str) -> Done:
+            def done(error: str | None) -> None:
+                nonlocal left
+                left -= 1
+                if error is None:
+                    published.accepted.append(url)
+                else:
+                    published.failed[url] = error
+                if (error is None or not left) and not future.done():
+                    future.set_result(None)
+
+            return done
+
+        frame, passing_timeout = event_frame(event), min(timeout, self._options.passing_timeout)
+        for relay in targets:
+            limit = timeout if relay.url in self._relays else passing_timeout
+            relay.post(event.id, frame, limit, finished(relay.url))
+        await future
+        return published
+
+    async def query(
+        self,
+        filters: Filter | Sequence[Filter],
+        *,
+        relays: Collection[str] | None = None,
+        timeout: float = 10.0,  # noqa: ASYNC109
+    ) -> list[Event]:
+        """Stored events from our read relays, or from `relays`, verified and each once, newest first.
+
+        Returns when all have answered, all ids asked for have been found, or `timeout` seconds are over; and
+        a little after the first answer, without those that are slow. What has come until then is returned.
+        """
+        wanted = [filters] if isinstance(filters, Filter) else list(filters)
+        if relays is None:
+            targets = [r for r in self._read if r.connected or r.state == "connecting"] or list(self._read)
+        else:
+            targets = self._targets((), relays, {})
+        ids = _ids_only(wanted)
+        found: dict[str, Event] = {}
+        loop = asyncio.get_running_loop()
+        complete: asyncio.Future[bool] = loop.create_future()
+
+        async def ask(relay: Relay) -> bool:
+            def take(raw: dict[str, Any]) -> None:
+                event = relay.check(raw, wanted, found)
+                if event is not None:
+                    found[event.id] = event
+                    if ids is not None and len(found) == len(ids) and not complete.done():
+                        complete.set_result(True)
+
+            return await relay.fetch(wanted, take, timeout=timeout) is None
+
+        tasks = {loop.create_task(ask(relay)) for relay in targets}
+        try:
+            pending: set[asyncio.Future[bool]] = set(tasks)
+            deadline = loop.time() + timeout
+            while pending and not complete.done() and loop.time() < deadline:
+                done, _ = await asyncio.wait(
+                    {*pending, complete},
+                    timeout=deadline - loop.time(),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                pending -= done
+                if any(future.result() for future in done):
+                    deadline = min(deadline, loop.time() + self._options.query_grace)
+        finally:
+            complete.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return sorted(found.values(), key=lambda event: (-event.created_at, event.id))
+
+    def status(self) -> list[RelayStatus]:
+        """Our relays, then those that customers named."""
+        return [relay.status() for relay in (*self._relays.values(), *self._passing.relays())]
+
+    def _own(self, urls: Iterable[str]) -> list[Relay]:
+        return [self._relays[url] for url in dict.fromkeys(check_relay_url(url) for url in urls)]
+
+    def _changed(self, relay: Relay) -> None:
+        if relay.state == "connected":
+            for n, future in self._waiting:
+                if self.connected >= n and not future.done():
+                    future.set_result(None)
+
+    def _targets(self, own: Sequence[Relay], named: Iterable[str], failed: dict[str, str]) -> list[Relay]:
+        """Our own relays and those that a stranger has named, each once; what is refused goes into `failed`."""
+        targets = {relay.url: relay for relay in own}
+        passing = 0
+        for url in islice(named, _MAX_NAMED):
+            try:
+                normal = check_relay_url(url)
+                if normal in targets:
+                    continue
+                relay = self._relays.get(normal)
+                if relay is None:
+                    if passing >= self._options.passing_per_event:
+                        raise AddressRefused("too many relays were named")
+                    passing += 1
+                    relay = self._passing.get(normal)
+                targets[normal] = relay
+            except AddressRefused as error:
+                failed[clean(url)] = str(error)
+        return list(targets.values())
+
+
+def _ids_only(filters: Sequence[Filter]) -> frozenset[str] | None:
+    """All the ids that are asked for, or None when something else is asked as well."""
+    if not all(wanted.ids for wanted in filters):
+        return None
+    return frozenset(event_id for wanted in filters for event_id in wanted.ids or ())

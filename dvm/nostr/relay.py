@@ -1,0 +1,380 @@
+"""One relay: one connection, kept for ever, over which events and questions go."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from random import uniform
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.connection import broadcast
+from websockets.exceptions import ConnectionClosed
+
+from dvm.nostr import frames
+from dvm.nostr.addresses import AddressRefused, check_url
+from dvm.nostr.event import Event
+from dvm.nostr.filters import Filter
+from dvm.nostr.keys import Keys
+from dvm.nostr.nip42 import Authentication
+from dvm.nostr.options import RelayOptions
+from dvm.nostr.outgoing import Done, Outgoing
+from dvm.nostr.requests import Request, Requests
+from dvm.nostr.status import Counters, RelayStatus, State
+
+log = logging.getLogger(__name__)
+
+_ENVELOPE = 4096  # bytes of a frame around its event
+_LOG_INTERVAL = 60.0  # seconds between two log lines on one relay
+
+
+class NotPublished(Exception):
+    """The relay does not have the event; the text is its reason, or ours."""
+
+
+class Relay:
+    """One connection to one relay; `start` it and it is there whenever it can be.
+
+    A lasting relay reconnects for ever. A passing one (`lasting=False`, what a customer named) connects when
+    it is needed, fails at once what it cannot deliver, and stays away until it is needed again.
+    `locate` answers the addresses to connect to instead of the URL's host (it raises AddressRefused).
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        keys: Keys | None = None,
+        options: RelayOptions | None = None,
+        on_state: Callable[[Relay], None] | None = None,
+        lasting: bool = True,
+        locate: Callable[[], Awaitable[list[str]]] | None = None,
+    ) -> None:
+        """Raises AddressRefused when `url` is not a relay's."""
+        self.endpoint = check_url(url, ("ws", "wss"))
+        self.url = self.endpoint.url
+        self.counters = Counters()
+        self.last_error: str | None = None
+        self.state: State = "idle"
+        self.state_since = time.time()
+        self._options = options or RelayOptions()
+        self._on_state, self._lasting, self._locate = on_state, lasting, locate
+        self._connection: ClientConnection | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._next_log = 0.0
+        self._auth = Authentication(self.url, keys, self._send, self._authenticated)
+        delay = self._options.retry_delay
+        self._outgoing = Outgoing(self._send, self._auth.demand, retry_delay=delay, limit=self._options.max_pending)
+        self._requests = Requests(self._send, self._auth.demand, retry_delay=delay)
+
+    @property
+    def connected(self) -> bool:
+        return self._connection is not None
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything still waits for this relay."""
+        return bool(len(self._outgoing) or len(self._requests))
+
+    def start(self) -> None:
+        """Connect in the background. Returns at once; a second call changes nothing."""
+        if self._task is None and self.state != "closed":
+            self._task = asyncio.get_running_loop().create_task(self._run(), name=f"relay {self.url}")
+
+    async def close(self) -> None:
+        """End the connection; what still waits fails."""
+        self._set_state("closed")
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        self._outgoing.fail("the connection was closed")
+        self._requests.fail("the connection was closed")
+        self._auth.reset()
+
+    def post(self, event_id: str, frame: str, timeout: float, done: Done) -> None:
+        """Publish an event whose frame is made already; `done` is called once, within `timeout` seconds."""
+        if self.state == "closed":
+            done("the connection was closed")
+            return
+        if len(frame) > self._options.frame_bytes:
+            done("the event is too large")
+            return
+        self._outgoing.publish(event_id, frame, timeout, done)
+        if not self._lasting:
+            self.start()
+
+    async def publish(self, event: Event, timeout: float = 10.0) -> None:  # noqa: ASYNC109
+        """Publish and wait for the relay's OK, and for the connection first. Raises NotPublished."""
+        future: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self.post(event.id, frames.event_frame(event), timeout, _resolve(future))
+        error = await future
+        if error is not None:
+            raise NotPublished(error)
+
+    def request(self, request: Request) -> None:
+        """Open a request, now or when the connection is there; a subscription again with each connection."""
+        if self.state == "closed":
+            request.on_end("the connection was closed")
+            return
+        self._requests.add(request)
+        if not self._lasting:
+            self.start()
+
+    def drop(self, request: Request) -> None:
+        """Close a request."""
+        self._requests.remove(request)
+
+    async def fetch(
+        self,
+        filters: Sequence[Filter],
+        on_event: Callable[[dict[str, Any]], None],
+        *,
+        timeout: float,  # noqa: ASYNC109
+        since: int | None = None,
+        until: int | None = None,
+    ) -> str | None:
+        """Query stored events, handed over unchecked. None after EOSE; else why the answer is not complete."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[str | None] = loop.create_future()
+        finish = _resolve(future)
+        request = Request(filters, on_event, finish, since=lambda: since, until=until, lasting=False)
+        timer = loop.call_later(timeout, finish, "no answer in time")
+        try:
+            self.request(request)
+            return await future
+        finally:
+            timer.cancel()
+            self.drop(request)
+
+    async def query(self, filters: Sequence[Filter], timeout: float = 10.0) -> list[Event]:  # noqa: ASYNC109
+        """Stored events, verified, each once; after `timeout` seconds, what has come until then."""
+        found: dict[str, Event] = {}
+
+        def take(raw: dict[str, Any]) -> None:
+            event = self.check(raw, filters, found)
+            if event is not None:
+                found[event.id] = event
+
+        await self.fetch(filters, take, timeout=timeout)
+        return list(found.values())
+
+    def check(self, raw: dict[str, Any], filters: Sequence[Filter], known: Any) -> Event | None:
+        """The event, if it is well-formed, what `filters` ask for, genuine, and its id is not in `known`.
+
+        The id counts as known only to the caller, who adds it after this has verified it: a forged copy that
+        comes first must not shadow the real event.
+        """
+        event_id = raw.get("id")
+        if isinstance(event_id, str) and event_id in known:
+            self.counters.duplicates += 1
+            return None
+        try:
+            event = Event.parse(raw)
+        except ValueError:
+            self.counters.garbage += 1
+            return None
+        if not any(wanted.matches(event) for wanted in filters):
+            self.counters.unmatched += 1
+            return None
+        if not event.verify():
+            self.counters.forged += 1
+            self._report("sends forged events")
+            return None
+        self.counters.events += 1
+        return event
+
+    def status(self) -> RelayStatus:
+        latency = self._outgoing.latency
+        if latency is None and self._connection is not None:
+            latency = self._connection.latency or None
+        return RelayStatus(
+            url=self.url,
+            state=self.state,
+            since=self.state_since,
+            last_error=self.last_error,
+            latency=latency,
+            accepted=self._outgoing.accepted,
+            rejected=self._outgoing.rejected,
+            counters=asdict(self.counters),
+        )
+
+    async def _run(self) -> None:
+        options, loop, attempt = self._options, asyncio.get_running_loop(), 0
+        while True:
+            self._set_state("connecting")
+            started = loop.time()
+            reason = "closed by the relay"
+            try:
+                connection = await self._connect()
+                try:
+                    await self._serve(connection)
+                finally:
+                    await self._lost(connection)
+            except ConnectionClosed as error:
+                reason = frames.clean(str(error))
+                if error.sent is not None and error.sent.code == 1009:
+                    self.counters.oversized += 1
+                    self._requests.too_large()
+                    started = loop.time()  # else one event that is too large would keep us reconnecting hot
+            except (OSError, TimeoutError, AddressRefused) as error:
+                reason = frames.clean(str(error)) or type(error).__name__
+            except Exception as error:  # noqa: BLE001 - a lasting relay outlives whatever its libraries raise
+                reason = frames.clean(f"{type(error).__name__}: {error}")
+            self.last_error = reason
+            self.counters.failures += 1
+            if not self._lasting:
+                self._task = None
+                self._set_state("idle")
+                self._outgoing.fail(reason)
+                self._requests.fail(reason)
+                return
+            self._report(reason)
+            self._set_state("waiting")
+            # Exponential back-off with full jitter; only a connection that has lasted starts it afresh.
+            attempt = 0 if loop.time() - started > options.stable else min(attempt + 1, 30)
+            ceiling = min(options.max_backoff, options.min_backoff * 2 ** (attempt + 1))
+            await asyncio.sleep(uniform(options.min_backoff, max(ceiling, options.min_backoff)))
+
+    async def _connect(self) -> ClientConnection:
+        options = self._options
+        hosts = [None] if self._locate is None else (await self._locate())[:2]
+        kwargs: dict[str, Any] = {}
+        if self.endpoint.scheme == "wss":
+            kwargs["ssl"] = _tls()
+        for last, host in [(host is hosts[-1], host) for host in hosts]:
+            if host is not None:
+                # The checked address itself, no proxy: Host and server name stay the URL's. With both given,
+                # websockets follows no redirect to another place either.
+                kwargs |= {"host": host, "port": self.endpoint.port, "proxy": None}
+            try:
+                return await connect(
+                    self.url,
+                    # Deflate costs more CPU than a relay's short messages are worth, and a bomb's inflation
+                    # is ours to pay.
+                    compression=None,
+                    open_timeout=options.connect_timeout,
+                    ping_interval=options.ping_interval,
+                    ping_timeout=options.ping_timeout,
+                    close_timeout=1.0,
+                    max_size=options.frame_bytes,
+                    max_queue=64,
+                    user_agent_header="lightning-dvm",
+                    **kwargs,
+                )
+            except OSError:
+                if last:
+                    raise
+        raise OSError("no address to connect to")
+
+    async def _serve(self, connection: ClientConnection) -> None:
+        raw = connection.transport.get_extra_info("socket")
+        if raw is not None:
+            # Nagle's algorithm against delayed acknowledgements costs 40 ms a message.
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._connection = connection
+        self.counters.connections += 1
+        self._set_state("connected")
+        self._requests.connected()
+        self._outgoing.connected()
+        receive, longest = connection.recv, self._options.event_bytes + _ENVELOPE
+        while True:
+            data = await receive(decode=False)
+            if len(data) > longest:
+                self.counters.oversized += 1
+            else:
+                self._receive(data)
+
+    async def _lost(self, connection: ClientConnection) -> None:
+        self._connection = None
+        self._auth.reset()
+        self._requests.disconnected()
+        await connection.close()
+
+    def _receive(self, data: bytes) -> None:
+        counters = self.counters
+        counters.frames += 1
+        try:
+            frame = frames.parse(data)
+        except frames.InvalidFrame:
+            counters.garbage += 1
+            return
+        match frame[0]:
+            case "EVENT":
+                asked = self._requests.event(frame[1], frame[2])
+            case "OK":
+                event_id, accepted, reason = frame[1], frame[2], frame[3]
+                asked = self._outgoing.answer(event_id, accepted, reason) or self._auth.answer(
+                    event_id, accepted, reason
+                )
+            case "EOSE":
+                asked = self._requests.end_of_stored(frame[1])
+            case "CLOSED":
+                asked = self._requests.closed(frame[1], frame[2])
+                if asked:
+                    self._report(f"closed a subscription: {frames.clean(frame[2])}")
+            case "AUTH":
+                asked = True
+                self._auth.challenge(frame[1])
+            case _:
+                asked = True
+                counters.notices += 1
+                self._report(f"notice: {frames.clean(frame[1])}")
+        if not asked:
+            counters.unasked += 1
+
+    def _send(self, frame: str) -> bool:
+        connection = self._connection
+        if connection is None:
+            return False
+        if connection.transport.get_write_buffer_size() > self._options.send_buffer:
+            # It takes nothing any more: memory must not grow with what it does not read.
+            self._connection = None
+            connection.transport.abort()
+            return False
+        # One synchronous write, where `send` would be a coroutine that a slow relay can hold up.
+        broadcast((connection,), frame)
+        return True
+
+    def _authenticated(self, error: str | None) -> None:
+        if error is not None:
+            self._report(f"refused our authentication: {frames.clean(error)}")
+        self._requests.authenticated(error)
+        self._outgoing.authenticated(error)
+
+    def _set_state(self, state: State) -> None:
+        if self.state in (state, "closed"):
+            return
+        self.state, self.state_since = state, time.time()
+        if state == "connected":
+            self.last_error = None
+            self._report("connected")
+        if self._on_state is not None:
+            self._on_state(self)
+
+    def _report(self, text: str) -> None:
+        """One log line, but not more than one a minute: a relay must not be able to fill the log."""
+        now = time.monotonic()
+        if now >= self._next_log:
+            self._next_log = now + _LOG_INTERVAL
+            log.info("relay %s: %s", self.url, text)
+
+
+def _resolve(future: asyncio.Future[str | None]) -> Done:
+    def done(error: str | None) -> None:
+        if not future.done():
+            future.set_result(error)
+
+    return done
+
+
+@lru_cache(maxsize=1)
+def _tls() -> ssl.SSLContext:
+    # Reading the system's certificates takes tens of milliseconds: once, not with each connection.
+    return ssl.create_default_context()

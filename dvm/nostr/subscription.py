@@ -1,0 +1,208 @@
+"""A subscription over many relays: each event once, verified, and none lost for long.
+
+What a relay pushes is a hint: relays drop events silently under load. So each feed also asks again for stored
+events, from where it last knew that it had everything, less an overlap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from random import uniform
+from typing import Any
+
+from dvm.nostr.event import Event
+from dvm.nostr.filters import Filter
+from dvm.nostr.relay import Relay
+from dvm.nostr.requests import Request
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[Event, str], None]
+"""Gets a verified event and the URL of the relay that brought it first."""
+
+_PAGE = 100  # from so many stored events on, an answer may have been cut off by the relay's limit
+_MAX_PAGES = 50
+
+
+class Seen:
+    """The ids of verified events and their `created_at`; the least recently met are forgotten."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._ids: dict[str, int] = {}
+
+    def __contains__(self, event_id: str) -> bool:
+        return event_id in self._ids
+
+    def add(self, event: Event) -> None:
+        self._ids[event.id] = event.created_at
+        if len(self._ids) > self._size:
+            del self._ids[next(iter(self._ids))]
+
+    def met_again(self, event_id: str) -> int:
+        """Its `created_at`. KeyError when it is not known."""
+        at = self._ids[event_id] = self._ids.pop(event_id)
+        return at
+
+
+class Subscription:
+    """Made by `RelayPool.subscribe`; `close` ends it."""
+
+    def __init__(
+        self,
+        relays: Sequence[Relay],
+        filters: Sequence[Filter],
+        handler: Handler,
+        *,
+        since: int | None,
+        overlap: int,
+        sweep: float | None,
+        sweep_timeout: float,
+        remembered: int,
+        on_close: Callable[[Subscription], None],
+    ) -> None:
+        self.filters, self.handler = tuple(filters), handler
+        self.overlap, self.sweep, self.sweep_timeout = overlap, sweep, sweep_timeout
+        self.seen = Seen(remembered)
+        self._on_close = on_close
+        self._feeds = [Feed(self, relay, since) for relay in relays]
+
+    def close(self) -> None:
+        """No further event is handed over after this returns."""
+        for feed in self._feeds:
+            feed.close()
+        self._on_close(self)
+
+    def deliver(self, event: Event, url: str) -> None:
+        try:
+            self.handler(event, url)
+        except Exception:
+            # The handler is the caller's; whatever it raises must not end the connection that brought the event.
+            log.exception("handling event %s failed", event.id)
+
+
+class Feed:
+    """One relay's part in a subscription, with its own account of what it has brought.
+
+    Its own, because what another relay has brought says nothing of what this one still holds.
+    """
+
+    def __init__(self, subscription: Subscription, relay: Relay, since: int | None) -> None:
+        self._subscription, self._relay = subscription, relay
+        self._since = since
+        self._last_seen: int | None = None
+        self._complete_to: int | None = None
+        self._asked_at = 0
+        self._stored = 0
+        self._catch_up = asyncio.Event()
+        self._closed = False
+        self._request = Request(subscription.filters, self._take, self._end, since=self._resume_noted, lasting=True)
+        relay.request(self._request)
+        self._task: asyncio.Task[None] | None = None
+        if subscription.sweep is not None:
+            self._task = asyncio.get_running_loop().create_task(
+                self._sweep_for_ever(subscription.sweep), name=f"sweep {relay.url}"
+            )
+
+    def close(self) -> None:
+        self._closed = True
+        self._relay.drop(self._request)
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    def resume_at(self) -> int | None:
+        """From when on to ask: the last event seen (with sweeps: or the last complete answer, whichever is
+        earlier), less the overlap; never before the start that the subscriber named."""
+        marks = [self._last_seen]
+        if self._subscription.sweep is not None or self._last_seen is None:
+            marks.append(self._complete_to)
+        known = [mark for mark in marks if mark is not None]
+        if not known:
+            start = self._since
+        else:
+            start = min(known) - self._subscription.overlap
+            start = start if self._since is None else max(start, self._since)
+        floor = self._request.floor
+        return start if floor is None else max(start or 0, floor)
+
+    def _resume_noted(self) -> int | None:
+        self._asked_at, self._stored = int(time.time()), 0
+        return self.resume_at()
+
+    def _take(self, raw: dict[str, Any]) -> None:
+        if self._closed:
+            return
+        subscription = self._subscription
+        seen = subscription.seen
+        self._stored += 1
+        event_id = raw.get("id")
+        if isinstance(event_id, str) and event_id in seen:
+            # Most copies end here: several relays bring the same event, and a relay may bring it for ever.
+            self._relay.counters.duplicates += 1
+            self._note(seen.met_again(event_id))
+            return
+        event = self._relay.check(raw, subscription.filters, ())
+        if event is not None:
+            seen.add(event)
+            self._note(event.created_at)
+            subscription.deliver(event, self._relay.url)
+
+    def _note(self, created_at: int) -> None:
+        # Bounded by now: an event from the future must not make us skip what comes before it.
+        at = min(created_at, int(time.time()))
+        if self._last_seen is None or at > self._last_seen:
+            self._last_seen = at
+
+    def _end(self, error: str | None) -> None:
+        if error is not None:
+            log.warning("relay %s ended a subscription: %s", self._relay.url, error)
+        elif self._stored >= _PAGE:
+            self._catch_up.set()  # likely cut off: the sweep pages back through the rest
+        else:
+            self._complete_to = self._asked_at
+
+    async def _sweep_for_ever(self, interval: float) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(uniform(0.8, 1.2) * interval):
+                    await self._catch_up.wait()
+            except TimeoutError:
+                pass
+            self._catch_up.clear()
+            if self._relay.connected:
+                await self._sweep()
+
+    async def _sweep(self) -> None:
+        """Ask for what is stored, page by page, newest first, until a page brings nothing more."""
+        started = int(time.time())
+        since = self.resume_at()
+        until: int | None = None
+        met: set[str] = set()
+        for _ in range(_MAX_PAGES):
+            page: list[tuple[str, int]] = []
+
+            def take(raw: dict[str, Any], page: list[tuple[str, int]] = page) -> None:
+                event_id, at = raw.get("id"), raw.get("created_at")
+                if isinstance(event_id, str) and type(at) is int:
+                    page.append((event_id, at))
+                self._take(raw)
+
+            error = await self._relay.fetch(
+                self._subscription.filters,
+                take,
+                timeout=self._subscription.sweep_timeout,
+                since=since,
+                until=until,
+            )
+            if error is not None:
+                return
+            new = [item for item in page if item[0] not in met]
+            if len(page) < _PAGE or not new:
+                break
+            met.update(event_id for event_id, _ in new)
+            until = min(at for _, at in new)
+        self._complete_to = started

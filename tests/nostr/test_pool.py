@@ -1,0 +1,422 @@
+"""Many relays as one: the quickest decides, the faulty delay nobody, no event is lost, doubled or forged."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from dvm.nostr import AddressRefused, Event, Filter, Keys, PoolOptions, RelayPool
+from tests.standins import bad_relay as faulty
+from tests.standins.bad_relay import BadRelay, bad_relay
+from tests.standins.relay import free_port, local_relay, running_relay
+from tests.standins.waiting import until
+
+JOBS = Filter(kinds=[5050])
+
+FAULTS: dict[str, dict[str, Any]] = {
+    "refuses": {"refuse": True},
+    "never answers the handshake": {"mute_handshake": True},
+    "drops the connection": {"drop_after": 1},
+    "breaks at random": {"drop_chance": 0.5},
+    "answers late": {"delay": 30.0},
+    "sends garbage": {"garbage": True},
+    "forges signatures": {"forge": faulty.bad_signature},
+    "forges contents": {"forge": faulty.other_content},
+    "forges ids": {"forge": faulty.wrong_id},
+    "says everything a thousand times": {"copies": 1000},
+    "never sends EOSE": {"eose": False},
+    "never says OK": {"ok": False},
+    "rejects": {"reject": "blocked: no"},
+    "limits the rate": {"reject": "rate-limited: later", "closed": "rate-limited: later"},
+    "restricts": {"reject": "restricted: no", "closed": "restricted: no"},
+    "demands authentication and refuses it": {"auth": True, "auth_refuse": "restricted: no"},
+    "sends frames past all limits": {"oversize": 5 << 20},
+    "sends what nobody asked for": {"ignore_filters": True},
+}
+
+
+class Inbox:
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.urls: list[str] = []
+
+    def __call__(self, event: Event, url: str) -> None:
+        self.events.append(event)
+        self.urls.append(url)
+
+    @property
+    def ids(self) -> list[str]:
+        return [event.id for event in self.events]
+
+
+@asynccontextmanager
+async def pool_of(options: PoolOptions, *urls: str, keys: Keys | None = None) -> AsyncIterator[RelayPool]:
+    async with RelayPool(urls, urls, keys=keys, options=options) as pool:
+        yield pool
+
+
+async def test_one_event_over_two_relays_arrives_once(keys: Keys, quick_pool: PoolOptions) -> None:
+    async with local_relay() as one, local_relay() as two, pool_of(quick_pool, one, two) as pool:
+        assert await pool.wait_connected(2, timeout=10)
+        inbox = Inbox()
+        pool.subscribe(JOBS, inbox)
+        event, last = keys.sign(5050, content="both"), keys.sign(5050, content="last")
+        published = await pool.publish(event)
+        await until(lambda: len(published.accepted) == 2)
+        published = await pool.publish(last)
+        await until(lambda: sum(s.counters["duplicates"] for s in pool.status()) == 2)
+        assert sorted(inbox.ids) == sorted([event.id, last.id])
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+async def test_with_one_of_three_relays_healthy_no_job_is_lost_or_delayed(
+    fault: str, keys: Keys, quick_pool: PoolOptions
+) -> None:
+    """Issue 2, point 6. Both faulty relays' own time-outs are 60 s: whoever waited for them would fail here."""
+    async with AsyncExitStack() as stack:
+        bad = [await stack.enter_async_context(bad_relay(**FAULTS[fault])) for _ in range(2)]
+        good = await stack.enter_async_context(local_relay())
+        options = replace(quick_pool, relay=replace(quick_pool.relay, connect_timeout=60.0))
+        pool = await stack.enter_async_context(pool_of(options, bad[0].url, good, bad[1].url, keys=keys))
+        inbox = Inbox()
+        pool.subscribe(JOBS, inbox)
+        assert await pool.wait_connected(1, timeout=20)
+        customer = Keys.generate()
+        jobs = [customer.sign(5050, content=f"job {n}") for n in range(20)]
+        async with pool_of(options, good) as buyer:
+            await asyncio.gather(*(buyer.publish(job, timeout=20) for job in jobs))
+        await until(lambda: set(inbox.ids) >= {job.id for job in jobs})
+        async with asyncio.timeout(20):
+            for job in jobs:
+                assert await pool.publish(keys.sign(6050, [["e", job.id]]), timeout=60)
+            results = await pool.query(Filter(kinds=[6050]), timeout=60)
+        assert len(inbox.ids) == len(set(inbox.ids))
+        assert {event.tag("e") for event in results} == {job.id for job in jobs}
+        assert all(event.verify() for event in (*inbox.events, *results))
+
+
+async def test_a_forged_copy_does_not_shadow_the_event(keys: Keys, quick_pool: PoolOptions) -> None:
+    async with bad_relay(forge=faulty.forgeries_first) as server, pool_of(quick_pool, server.url) as pool:
+        inbox = Inbox()
+        pool.subscribe(JOBS, inbox)
+        event = keys.sign(5050, content="real")
+        server.add(event)
+        await until(lambda: inbox.events)
+        assert [e.to_json() for e in inbox.events] == [event.to_json()]
+
+
+async def test_a_thousand_copies_cost_one_verification(
+    keys: Keys, quick_pool: PoolOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified = 0
+    verify = Event.verify
+
+    def counting(self: Event) -> bool:
+        nonlocal verified
+        verified += 1
+        return verify(self)
+
+    async with bad_relay(copies=1000) as server, pool_of(quick_pool, server.url) as pool:
+        inbox = Inbox()
+        pool.subscribe(JOBS, inbox)
+        event = keys.sign(5050)
+        await until(lambda: server.received["REQ"])
+        monkeypatch.setattr(Event, "verify", counting)
+        await server.push(event)
+        await until(lambda: pool.status()[0].counters["duplicates"] == 999)
+        assert (verified, inbox.ids) == (1, [event.id])
+
+
+async def test_after_a_break_it_goes_on_from_the_last_event_less_the_overlap(
+    keys: Keys, quick_pool: PoolOptions
+) -> None:
+    async with bad_relay() as server, pool_of(quick_pool, server.url) as pool:
+        inbox, now = Inbox(), int(time.time())
+        pool.subscribe(JOBS, inbox, since=now - 1000, overlap=30)
+        await until(lambda: server.received["REQ"])
+        assert server.requested[-1][0]["since"] == now - 1000
+        await server.push(keys.sign(5050, created_at=now - 100))
+        await until(lambda: inbox.events)
+        server.drop()
+        missed = keys.sign(5050, content="missed", created_at=now - 110)
+        server.add(missed)
+        await until(lambda: missed.id in inbox.ids)
+        assert server.requested[-1][0]["since"] == now - 130
+
+
+async def test_an_event_from_the_future_does_not_push_the_resumption_ahead(keys: Keys, quick_pool: PoolOptions) -> None:
+    async with bad_relay() as server, pool_of(quick_pool, server.url) as pool:
+        inbox, now = Inbox(), int(time.time())
+        pool.subscribe(JOBS, inbox, since=now - 1000)
+        await until(lambda: server.received["REQ"])
+        await server.push(keys.sign(5050, created_at=now + 10**6))
+        await until(lambda: inbox.events)
+        server.drop()
+        await until(lambda: server.received["REQ"] == 2)
+        assert server.requested[-1][0]["since"] <= time.time() - 30
+
+
+async def test_a_forged_event_does_not_move_the_resumption(keys: Keys, quick_pool: PoolOptions) -> None:
+    async with bad_relay(forge=faulty.bad_signature) as server, pool_of(quick_pool, server.url) as pool:
+        now = int(time.time())
+        pool.subscribe(JOBS, Inbox(), since=now - 1000)
+        await until(lambda: server.received["REQ"])
+        await server.push(keys.sign(5050, created_at=now))
+        await until(lambda: pool.status()[0].counters["forged"])
+        server.add(keys.sign(5050, created_at=now - 900))
+        server.drop()
+        await until(lambda: server.received["REQ"] == 2)
+        assert server.requested[-1][0]["since"] <= now - 30  # the first, empty answer; not the forgery's time
+
+
+async def test_the_sweep_finds_what_the_push_has_dropped(keys: Keys, quick_pool: PoolOptions) -> None:
+    async with bad_relay(broadcast=False) as server, pool_of(quick_pool, server.url) as pool:
+        inbox = Inbox()
+        pool.subscribe(JOBS, inbox, since=int(time.time()) - 60, sweep=0.05)
+        await until(lambda: server.received["REQ"])
+        event = keys.sign(5050)
+        await pool.publish(event)
+        await until(lambda: event.id in inbox.ids)
+
+
+async def test_the_sweep_pages_past_a_relays_limit(keys: Keys, quick_pool: PoolOptions) -> None:
+    async with bad_relay(max_limit=100, broadcast=False) as server, pool_of(quick_pool, server.url) as pool:
+        now = int(time.time())
+        events = [keys.sign(5050, content=str(n), created_at=now - n) for n in range(450)]
+        server.add(*events)
+        inbox = Inbox()
+        pool.subscribe(JOBS, inbox, since=now - 1000, sweep=3600)
+        await until(lambda: len(inbox.ids) == 450)
+        assert set(inbox.ids) == {event.id for event in events}
+
+
+async def test_a_handler_that_raises_does_not_end_the_reading(
+    keys: Keys, quick_pool: PoolOptions, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with local_relay() as url, pool_of(quick_pool, url) as pool:
+        inbox = Inbox()
+
+        def handler(event: Event, url: str) -> None:
+            inbox(event, url)
+            raise KeyError("a bug of ours")
+
+        pool.subscribe(JOBS, handler)
+        for n in range(3):
+            await pool.publish(keys.sign(5050, content=str(n)))
+        await until(lambda: len(inbox.events) == 3)
+        assert any(record.levelno == logging.ERROR for record in caplog.records)
+        assert pool.status()[0].counters["connections"] == 1
+
+
+async def test_a_closed_subscription_brings_nothing_more(keys: Keys, quick_pool: PoolOptions) -> None:
+    async with bad_relay() as server, pool_of(quick_pool, server.url) as pool:
+        inbox, other = Inbox(), Inbox()
+        subscription = pool.subscribe(JOBS, inbox, sweep=0.05)
+        pool.subscribe(JOBS, other)
+        await until(lambda: server.received["REQ"] >= 2)
+        subscription.close()
+        await server.push(keys.sign(5050))
+        await until(lambda: other.events)
+        assert inbox.events == []
+        await until(lambda: server.received["CLOSE"])
+
+
+async def test_it_starts_without_any_relay_and_connects_when_one_comes(keys: Keys, quick_pool: PoolOptions) -> None:
+    async with running_relay() as server:
+        await server.stop()
+        async with pool_of(quick_pool, server.url) as pool:
+            assert not await pool.wait_connected(1, timeout=0.05)
+            await server.start()
+            assert await pool.wait_connected(1, timeout=10)
+
+
+async def test_publishing_to_dead_relays_reports_each(keys: Keys, quick_pool: PoolOptions) -> None:
+    urls = [f"ws://127.0.0.1:{free_port()}" for _ in range(2)]
+    async with pool_of(quick_pool, *urls) as pool:
+        published = await pool.publish(keys.sign(1), timeout=0.1)
+        assert not published
+        assert set(published.failed) == set(urls)
+
+
+async def test_a_relay_is_one_connection_however_its_url_is_written(keys: Keys, quick_pool: PoolOptions) -> None:
+    async with bad_relay() as server:
+        shouted = server.url.replace("ws://", "WS://") + "/"
+        async with RelayPool([server.url, shouted], [shouted], options=quick_pool) as pool:
+            published = await pool.publish(keys.sign(1), relays=[server.url, shouted, server.url + "//"])
+            assert published.accepted == [server.url]
+            assert server.connections == 1
+            assert len(pool.status()) == 1
+
+
+async def test_a_customers_relay_gets_the_answer_and_is_closed_when_idle(keys: Keys, quick_pool: PoolOptions) -> None:
+    options = replace(quick_pool, passing_idle=0.2)
+    async with bad_relay() as own, bad_relay() as theirs, pool_of(options, own.url) as pool:
+        event = keys.sign(6050)
+        await pool.publish(event, relays=[theirs.url])
+        await until(lambda: event.id in theirs.stored and event.id in own.stored)
+        await until(lambda: not theirs.clients)
+        assert [status.url for status in pool.status()] == [own.url]
+        again = keys.sign(6050, content="again")
+        await pool.publish(again, relays=[theirs.url])
+        await until(lambda: again.id in theirs.stored)
+        assert theirs.connections == 2
+
+
+async def test_a_customers_dead_relay_delays_nobody_and_is_left_alone(keys: Keys, quick_pool: PoolOptions) -> None:
+    async with bad_relay(refuse=True) as theirs, bad_relay() as own, pool_of(quick_pool, own.url) as pool:
+        published = await pool.publish(keys.sign(1), relays=[theirs.url])
+        assert published.accepted == [own.url]
+        await until(lambda: theirs.url in published.failed)
+        theirs.faults.refuse = False
+        published = await pool.publish(keys.sign(1, content="again"), relays=[theirs.url])
+        assert "a short while ago" in published.failed[theirs.url]
+        assert theirs.connections == 0
+
+
+async def test_no_more_than_so_many_of_a_customers_relays_are_used(keys: Keys, quick_pool: PoolOptions) -> None:
+    options = replace(quick_pool, passing_per_event=2, passing_total=3)
+    async with AsyncExitStack() as stack:
+        theirs = [await stack.enter_async_context(bad_relay(ok=False)) for _ in range(6)]
+        urls = [server.url for server in theirs]
+        pool = await stack.enter_async_context(pool_of(options))
+        first = asyncio.create_task(pool.publish(keys.sign(1), relays=urls[:4]))
+        await until(lambda: theirs[0].received["EVENT"] and theirs[1].received["EVENT"])
+        second = asyncio.create_task(pool.publish(keys.sign(1, content="2"), relays=urls[4:]))
+        await until(lambda: theirs[4].received["EVENT"])
+        assert len(pool.status()) == 3  # none of the three may be evicted while an event waits there
+        assert [server.connections for server in theirs] == [1, 1, 0, 0, 1, 0]
+        await pool.close()
+        assert set((await first).failed) == set(urls[:4])
+        assert set((await second).failed) == set(urls[4:])
+
+
+async def test_an_idle_connection_makes_room_for_a_new_one(keys: Keys, quick_pool: PoolOptions) -> None:
+    options = replace(quick_pool, passing_total=1)
+    async with bad_relay() as one, bad_relay() as two, pool_of(options) as pool:
+        assert await pool.publish(keys.sign(1), relays=[one.url])
+        assert await pool.publish(keys.sign(1), relays=[two.url])
+        await until(lambda: not one.clients)
+        assert [status.url for status in pool.status()] == [two.url]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://relay.example",
+        "ws://user:word@127.0.0.1:{port}",
+        "ws://127.0.0.1:{port}",
+        "ws://localhost:{port}",
+        "ws://[::1]:{port}",
+        "ws://[::ffff:127.0.0.1]:{port}",
+        "ws://2130706433:{port}",
+        "ws://0x7f.1:{port}",
+        "ws://0.0.0.0:{port}",
+        "ws://127.0.0.1:{port}/\r\nHost: x",
+        "",
+        "ws://",
+        "ws://[::1",
+    ],
+)
+async def test_private_and_malformed_addresses_are_refused_and_never_knocked_at(
+    url: str, keys: Keys, quick_pool: PoolOptions
+) -> None:
+    knocks = 0
+
+    def knocked(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal knocks
+        knocks += 1
+        writer.close()
+
+    server = await asyncio.start_server(knocked, "127.0.0.1", 0)
+    async with pool_of(replace(quick_pool, allow_private=False)) as pool:
+        url = url.replace("{port}", str(server.sockets[0].getsockname()[1]))
+        published = await pool.publish(keys.sign(1), relays=[url])
+        assert not published
+        assert len(published.failed) == 1
+        assert knocks == 0
+    server.close()
+
+
+async def test_a_name_that_leads_to_a_private_address_is_refused(
+    keys: Keys, quick_pool: PoolOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "socket.getaddrinfo",
+        lambda host, port, **_: [
+            (2, 1, 6, "", ("8.8.8.8", port)),
+            (2, 1, 6, "", ("10.0.0.1", port)),
+        ],
+    )
+    async with pool_of(replace(quick_pool, allow_private=False)) as pool:
+        published = await pool.publish(keys.sign(1), relays=["wss://relay.example"])
+        assert "not a public address" in published.failed["wss://relay.example"]
+
+
+async def test_the_connection_goes_to_the_checked_address_under_the_urls_name(
+    keys: Keys, quick_pool: PoolOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def resolve(host: str, port: int, **_: Any) -> list[Any]:
+        asked.append(host)
+        return [(2, 1, 6, "", ("127.0.0.1", port))]
+
+    async with bad_relay() as server, pool_of(quick_pool) as pool:
+        monkeypatch.setattr("socket.getaddrinfo", resolve)
+        assert await pool.publish(keys.sign(1), relays=[f"ws://relay.example:{server.port}"])
+        assert asked == ["relay.example"]  # once: what was checked is what is used
+        (client,) = server.clients
+        assert client.socket.request is not None
+        assert client.socket.request.headers["Host"] == f"relay.example:{server.port}"
+
+
+async def test_a_query_asks_all_and_waits_for_none_that_is_silent(keys: Keys, quick_pool: PoolOptions) -> None:
+    one, two = keys.sign(1, content="1", created_at=1000), keys.sign(1, content="2", created_at=2000)
+    async with bad_relay() as a, bad_relay() as b, bad_relay(eose=False) as c:
+        a.add(one, two)
+        b.add(two)
+        async with pool_of(quick_pool, a.url, b.url, c.url) as pool:
+            await pool.wait_connected(3, timeout=10)
+            async with asyncio.timeout(20):
+                assert await pool.query(Filter(kinds=[1]), timeout=60) == [two, one]
+                assert await pool.query(Filter(ids=[one.id]), timeout=60) == [one]
+                assert await pool.query(Filter(kinds=[1]), relays=[b.url], timeout=60) == [two]
+            assert not any(relay.busy for relay in pool._relays.values())
+
+
+async def test_a_query_for_ids_ends_when_they_are_found(keys: Keys, quick_pool: PoolOptions) -> None:
+    event = keys.sign(1)
+    async with bad_relay(eose=False) as server, pool_of(quick_pool, server.url) as pool:
+        server.add(event)
+        async with asyncio.timeout(20):
+            assert await pool.query(Filter(ids=[event.id]), timeout=60) == [event]
+
+
+async def test_closing_ends_everything(keys: Keys, quick_pool: PoolOptions) -> None:
+    async with bad_relay(ok=False) as server:
+        before = asyncio.all_tasks()
+        pool = RelayPool([server.url], [server.url], options=quick_pool)
+        pool.start()
+        pool.subscribe(JOBS, Inbox(), sweep=0.01)
+        publishing = asyncio.create_task(pool.publish(keys.sign(1), timeout=60))
+        await until(lambda: server.received["EVENT"])
+        await pool.close()
+        assert not await publishing
+        await until(lambda: not [t for t in asyncio.all_tasks() - before if "relay ws" in t.get_name()])
+        assert not [t for t in asyncio.all_tasks() - before if t.get_name().startswith("sweep")]
+
+
+def test_a_bad_url_of_ours_is_said_at_once() -> None:
+    with pytest.raises(AddressRefused, match="ws:// or wss://"):
+        RelayPool(["https://relay.example"], [])
+
+
+def test_faults_are_complete() -> None:
+    assert {name for faults in FAULTS.values() for name in faults} <= set(vars(BadRelay().faults))
