@@ -1,0 +1,1 @@
+"""The commands of `dvm`, one file each; every file's `main` is what the command line calls."""

@@ -1,0 +1,34 @@
+"""What the commands share: their common options, how they print, how they fail."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+ConfigPath = Annotated[Path, typer.Option("--config", help="What is sold, for how much, where it is paid.")]
+RelaysPath = Annotated[Path, typer.Option("--relays", help="Where to listen and publish.")]
+DataPath = Annotated[Path, typer.Option("--data", help="Directory of the ledger and the key.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+CONFIG = Path("dvm.toml")
+RELAYS = Path("relays.toml")
+DATA = Path("data")
+
+
+class Failure(Exception):
+    """The command could not do what was asked; the text says why and what to do. Exit code 1."""
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def sats(msat: int) -> str:
+    """An amount for people: sats, with msat only where there are any."""
+    whole, rest = divmod(abs(msat), 1000)
+    text = f"{whole:,}" + (f".{rest:03d}" if rest else "")
+    return f"{'-' if msat < 0 else ''}{text} sat"
