@@ -198,7 +198,7 @@ class Relays(Table):
 
 
 # The table that stands at each place of the files; `*` is a name or a number that the operator chose.
-_DVM_TABLES: dict[tuple[str, ...], type[Table]] = {
+DVM_TABLES: dict[tuple[str, ...], type[Table]] = {
     (): Config,
     ("identity",): Identity,
     ("wallet",): WalletConfig,
@@ -207,7 +207,7 @@ _DVM_TABLES: dict[tuple[str, ...], type[Table]] = {
     ("limits",): LimitsConfig,
     ("gateway",): GatewayConfig,
 }
-_RELAY_TABLES: dict[tuple[str, ...], type[Table]] = {(): Relays, ("relay", "*"): RelayConfig}
+RELAY_TABLES: dict[tuple[str, ...], type[Table]] = {(): Relays, ("relay", "*"): RelayConfig}
 _File = TypeVar("_File", bound=Table)
 
 
@@ -217,13 +217,13 @@ _File = TypeVar("_File", bound=Table)
 def load_config(path: Path, offered: Offered = ANYTHING) -> Config:
     """`dvm.toml`. Raises ConfigError with everything that is wrong with it, in one go."""
     tables = read_toml(path)
-    return _validated(Config, tables, path, _DVM_TABLES, contradictions(tables, offered))
+    return _validated(Config, tables, path, DVM_TABLES, contradictions(tables, offered))
 
 
 def load_relays(path: Path) -> Relays:
     """`relays.toml`. Raises ConfigError with everything that is wrong with it, in one go."""
     tables = read_toml(path)
-    return _validated(Relays, tables, path, _RELAY_TABLES, relay_contradictions(tables))
+    return _validated(Relays, tables, path, RELAY_TABLES, relay_contradictions(tables))
 
 
 def warnings(config: Config, offered: Offered = ANYTHING) -> list[str]:

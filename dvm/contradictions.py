@@ -53,7 +53,7 @@ def options_of(provider: str) -> tuple[str, ...]:
 def contradictions(tables: dict[str, Any], offered: Offered) -> Iterator[tuple[Loc, str]]:
     """Of `dvm.toml`: each place, and what is wrong there."""
     wallet = _table(tables.get("wallet"))
-    kind_of_wallet = wallet.get("type")
+    kind_of_wallet = _text(wallet.get("type"))
     if kind_of_wallet in _NEEDS_URL and "url" not in wallet:
         yield ("wallet", "url"), f"is missing: where the {kind_of_wallet} wallet answers"
     elif kind_of_wallet == "nwc" and "url" in wallet:
@@ -65,9 +65,9 @@ def contradictions(tables: dict[str, Any], offered: Offered) -> Iterator[tuple[L
     models = _table(tables.get("models"))
     for name, model in models.items():
         model = _table(model)
-        provider = model.get("provider")
+        provider = _text(model.get("provider"))
         yield from _not_offered(("models", name, "provider"), provider, get_args(Provider), offered.providers)
-        if isinstance(provider, str) and provider in get_args(Provider):
+        if provider in get_args(Provider):
             foreign = _EVERY_OPTION.difference(options_of(provider))
             if provider not in USES_KEY:
                 foreign = foreign.union(_ENDPOINT)
@@ -138,11 +138,15 @@ def _same_relay(url: str) -> str:
 
 
 def _not_offered(
-    loc: Loc, value: object, known: Iterable[str], offered: frozenset[str] | None
+    loc: Loc, value: str, known: Iterable[str], offered: frozenset[str] | None
 ) -> Iterator[tuple[Loc, str]]:
-    if offered is not None and isinstance(value, str) and value in known and value not in offered:
+    if offered is not None and value in known and value not in offered:
         yield loc, f'"{value}" is not part of this version, which has {", ".join(sorted(offered))}'
 
 
 def _table(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""

@@ -22,7 +22,7 @@ _SHAPES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("a Nostr secret key", re.compile(r"n(?:crypt)?sec1[02-9ac-hj-np-z]{16,}", re.IGNORECASE)),
     (
         "a wallet connection with its secret",
-        re.compile(r"nostr\+?walletconnect:\S{0,2000}?secret=\S*", re.IGNORECASE),
+        re.compile(r"nostr\+?walletconnect:\S{0,2000}?secret=\w{8,}\S*", re.IGNORECASE),
     ),
     ("a secret", re.compile(r"\bsecret=[0-9a-f]{32,}", re.IGNORECASE)),
     ("an API key", re.compile(r"\bAIza[0-9A-Za-z_-]{20,}|\bsk-[0-9A-Za-z_-]{16,}")),
