@@ -20,6 +20,7 @@ from dvm.lightning.base import (
     WalletErrorCode,
     WalletInfo,
 )
+from dvm.lightning.checks import check_asked
 from dvm.lightning.hints import Hints
 from dvm.lightning.paper_node import ALIAS, NETWORK, SOCKET, PaperInvoice, PaperNode, Refused
 
@@ -84,6 +85,7 @@ class PaperWallet:
         description_hash: str | None = None,
         expiry: int,
     ) -> Invoice:
+        check_asked(msat, description, description_hash, expiry)
         await self._strike()
         made = self.node.make(
             self._wallet, msat, description=description, description_hash=description_hash, expiry=expiry

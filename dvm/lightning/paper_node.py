@@ -22,7 +22,8 @@ from dvm.lightning.base import (
     Lookup,
     WalletError,
 )
-from dvm.lightning.bolt11 import MAX_DESCRIPTION, InvalidInvoice, decode, encode
+from dvm.lightning.bolt11 import InvalidInvoice, decode, encode
+from dvm.lightning.checks import cut
 from dvm.lightning.paper_journal import Journal
 from dvm.lightning.paper_socket import PaperSocket
 
@@ -160,7 +161,7 @@ class PaperNode:
         payment_hash = sha256(preimage).digest()
         created_at = int(self.now())
         if description_hash is None:
-            description = _marked(description or "")
+            description = cut(MARK + (description or ""))
         elif description is not None:
             raise WalletError("failed", "either a description or the hash of one")
         try:
@@ -291,9 +292,3 @@ class PaperNode:
             "preimage": invoice.preimage,
             "msat": invoice.msat,
         }
-
-
-def _marked(description: str) -> str:
-    """The description, which says that it is paper, cut to what an invoice holds."""
-    raw = (MARK + description).encode(errors="replace")
-    return raw[:MAX_DESCRIPTION].decode(errors="ignore")
