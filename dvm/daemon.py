@@ -1,0 +1,247 @@
+"""The daemon: builds every part from the configuration, opens the shop, and closes it in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from dvm.config import Config, LimitsConfig, PerRequestSats, Relays, ServiceConfig
+from dvm.contradictions import Offered
+from dvm.datadir import DataDir
+from dvm.jobs import KINDS, Engine, Service, Settings, Shop
+from dvm.jobs.admission import standard_policies
+from dvm.ledger import SqliteStore, StoreError
+from dvm.lightning.base import Wallet, WalletError
+from dvm.lightning.registry import WALLETS, make_wallet
+from dvm.models import Model, ModelError
+from dvm.models.registry import PROVIDERS, make_model
+from dvm.nostr.addresses import AddressRefused
+from dvm.nostr.keys import Keys
+from dvm.nostr.options import PoolOptions, RelayOptions
+from dvm.nostr.pool import RelayPool
+from dvm.pricing import FREE, PerRequest, PerToken, Price
+from dvm.pricing.prices import MSAT
+from dvm.problems import ConfigError
+from dvm.secrets import Secrets
+
+log = logging.getLogger(__name__)
+
+OFFERED = Offered(kinds=frozenset(KINDS), wallets=frozenset(WALLETS), providers=frozenset(PROVIDERS), gateway=False)
+# The `d` of our announcement (31990), which receipts refer to. One provider, one announcement.
+ANNOUNCEMENT = "lightning-dvm"
+BEAT_SECONDS = 10.0
+FIRST_RELAY_SECONDS = 5.0
+FRAME_BYTES = 4 << 20  # what "no limit" means for an event: a frame is bounded in any case
+
+
+def build_models(config: Config, secrets: Secrets) -> dict[str, Model]:
+    """The models that a service uses, not yet started. Raises ConfigError."""
+    used = {name for service in config.service for name in service.models}
+    models: dict[str, Model] = {}
+    for name in sorted(used):
+        table = config.models[name]
+        try:
+            models[name] = make_model(
+                name,
+                table.provider,
+                model=table.model or None,
+                base_url=table.base_url,
+                api_key=secrets.api_keys.get(name),
+                max_output_tokens=table.max_output_tokens,
+                options=table.options(),
+            )
+        except ValueError as error:
+            raise ConfigError([f"dvm.toml: models.{name}: {error}"]) from None
+    return models
+
+
+def build_services(config: Config) -> dict[int, Service]:
+    """What is sold, by kind, with prices in msat."""
+    return {
+        each.kind: Service(
+            kind=KINDS[each.kind],
+            models=each.models,
+            prices={name: price_of(config, each, name) for name in each.models},
+            system=each.system,
+            names={name: config.models[name].model for name in each.models},
+        )
+        for each in config.service
+    }
+
+
+def price_of(config: Config, service: ServiceConfig, model: str) -> Price:
+    """What a service asks for a model: sats per million tokens become msat per million tokens."""
+    if isinstance(service.price, PerRequestSats):
+        return PerRequest(service.price.per_request * MSAT)
+    if service.price == "free":
+        return FREE
+    table = config.models[model]
+    given = table.input or 0
+    cached = given if table.cached is None else table.cached
+    return PerToken(given * MSAT, cached * MSAT, (table.output or 0) * MSAT)
+
+
+def build_wallet(config: Config, secrets: Secrets, data: Path) -> Wallet:
+    """The wallet, not yet started. Raises ConfigError."""
+    try:
+        return make_wallet(
+            config.wallet.type,
+            url=config.wallet.url,
+            secret=secrets.wallet,
+            data=data,
+            network=None,
+            options={"timeout": config.wallet.timeout_seconds},
+        )
+    except (WalletError, ValueError) as error:
+        raise ConfigError([f"dvm.toml: wallet: {error}"]) from None
+
+
+def build_pool(relays: Relays, keys: Keys, limits: LimitsConfig) -> RelayPool:
+    """The relays of relays.toml, not yet started. Raises ConfigError."""
+    options = PoolOptions(
+        relay=RelayOptions(event_bytes=limits.event_bytes or FRAME_BYTES),
+        allow_private=limits.allow_private_addresses,
+    )
+    try:
+        return RelayPool(relays.read, relays.write, keys=keys, options=options)
+    except AddressRefused as error:
+        raise ConfigError([f"relays.toml: {error}"]) from None
+
+
+def build_settings(limits: LimitsConfig) -> Settings:
+    """`[limits]`, as the engine reads them."""
+    return Settings(
+        prompt_tokens=limits.prompt_tokens,
+        concurrency=limits.concurrency,
+        quote_seconds=limits.quote_minutes * 60,
+        max_age=limits.max_age_minutes * 60,
+        max_ahead=limits.future_minutes * 60,
+        job_seconds=limits.job_minutes * 60,
+        attempts=limits.attempts,
+        partial_seconds=limits.partial_seconds,
+        reconcile_seconds=limits.reconcile_seconds,
+        sweep_seconds=limits.sweep_seconds,
+        shutdown_seconds=limits.shutdown_seconds,
+        refusals_per_minute=limits.jobs_per_minute or Settings.refusals_per_minute,
+    )
+
+
+class Daemon:
+    """The running shop. `async with` opens it; leaving the block finishes what runs and stores the rest.
+
+    Raises ConfigError where the configuration, the data directory or the wallet's connection cannot work;
+    a wallet, a model or relays that are merely down are waited for.
+    """
+
+    def __init__(self, config: Config, relays: Relays, secrets: Secrets, data: Path) -> None:
+        self.config = config
+        self.keys = secrets.keys
+        self.data = DataDir(data)
+        self.models = build_models(config, secrets)
+        self.services = build_services(config)
+        self.wallet = build_wallet(config, secrets, data)
+        self.pool = build_pool(relays, self.keys, config.limits)
+        self.relays = relays
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Daemon:
+        stack = self._stack
+        try:
+            self.data.make()
+            stack.enter_context(self.data.only_one())
+            self.store = await self._open_store()
+            stack.push_async_callback(self.store.close)
+            stack.push_async_callback(self.pool.close)
+            self.pool.start()
+            await self._start_wallet()
+            await self._start_models()
+            limits = self.config.limits
+            shop = Shop(
+                keys=self.keys,
+                store=self.store,
+                wallet=self.wallet,
+                relays=self.pool,
+                models=self.models,
+                services=self.services,
+                settings=build_settings(limits),
+                policies=standard_policies(
+                    per_minute=limits.jobs_per_minute,
+                    quotes=limits.open_quotes,
+                    quotes_total=limits.open_quotes_total,
+                ),
+                announcement=ANNOUNCEMENT,
+            )
+            self.engine = Engine(shop)
+            await self.engine.start()
+            stack.push_async_callback(self.engine.stop)
+            beat = asyncio.create_task(self._beat(), name="heartbeat")
+            stack.callback(self.data.end)
+            stack.callback(beat.cancel)
+            await self.pool.wait_connected(1, FIRST_RELAY_SECONDS)
+        except BaseException:
+            await stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    def ready(self) -> dict[str, Any]:
+        """What the log's first line says."""
+        urls = [relay.url for relay in self.relays.relay]
+        return {"pubkey": self.keys.pubkey, "npub": self.keys.npub, "relays": urls}
+
+    async def _open_store(self) -> SqliteStore:
+        try:
+            return await SqliteStore.open(self.data.path)
+        except StoreError as error:
+            raise ConfigError([f"--data: the database cannot be used: {error}"]) from None
+
+    async def _start_wallet(self) -> None:
+        self._stack.push_async_callback(self.wallet.close)
+        try:
+            await self.wallet.start()
+        except WalletError as error:
+            raise ConfigError([f"dvm.toml: wallet: {error}"]) from None
+
+    async def _start_models(self) -> None:
+        for model in self.models.values():
+            self._stack.push_async_callback(model.close)
+        try:
+            await asyncio.gather(*(model.start() for model in self.models.values()))
+        except ModelError as error:
+            raise ConfigError([f"dvm.toml: models: {error}"]) from None
+
+    async def _beat(self) -> None:
+        """The heartbeat of `dvm doctor --health`."""
+        while True:
+            facts = {"relays": self.pool.connected, "waiting": self.engine.outbox.refused}
+            try:
+                await asyncio.to_thread(self.data.beat, facts)
+            except OSError as error:
+                log.error("the heartbeat cannot be written", extra={"error": str(error)})
+            await asyncio.sleep(BEAT_SECONDS)
+
+
+async def serve(config: Config, relays: Relays, secrets: Secrets, data: Path) -> None:
+    """Run until SIGTERM or SIGINT. A second signal ends it at once; that is safe as well."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def on_signal(number: int) -> None:
+        if stop.is_set():
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        log.info("stopping: finishing what runs", extra={"signal": signal.Signals(number).name})
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    async with Daemon(config, relays, secrets, data) as daemon:
+        log.info("ready", extra=daemon.ready())
+        await stop.wait()
+    log.info("stopped")
