@@ -7,6 +7,7 @@ while, no connection is opened into our own network, and all of them together st
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Final
@@ -39,8 +40,11 @@ class PassingRelays:
         # Its own few threads: names that never resolve must not use up those of everybody else.
         self._resolver = ThreadPoolExecutor(max_workers=4, thread_name_prefix="dvm-resolve")
 
-    def get(self, url: str) -> Relay:
-        """The relay at a normalised URL, which connects with its first event. Raises AddressRefused."""
+    def get(self, url: str, keep: Collection[Relay] = ()) -> Relay:
+        """The relay at a normalised URL, which connects with its first event. Raises AddressRefused.
+
+        An idle connection may be closed to make room, but none of `keep`.
+        """
         now = asyncio.get_running_loop().time()
         known = self._relays.pop(url, None)
         if known is not None:
@@ -52,7 +56,7 @@ class PassingRelays:
             raise AddressRefused(f"{endpoint.host}: not a public address")
         if self._failures.get(_place(endpoint), 0.0) > now:
             raise AddressRefused("failed a short while ago")
-        if len(self._relays) >= self._options.passing_total and not self._evict():
+        if len(self._relays) >= self._options.passing_total and not self._evict(keep):
             raise AddressRefused("too many connections to relays that customers named")
         relay = Relay(
             url,
@@ -96,9 +100,9 @@ class PassingRelays:
             if len(self._failures) > _MAX_FAILURES:
                 del self._failures[next(iter(self._failures))]
 
-    def _evict(self) -> bool:
+    def _evict(self, keep: Collection[Relay]) -> bool:
         for relay, _ in self._relays.values():
-            if not relay.busy:
+            if not relay.busy and relay not in keep:
                 self._drop(relay)
                 return True
         return False

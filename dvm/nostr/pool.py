@@ -256,7 +256,7 @@ class RelayPool:
                     if passing >= self._options.passing_per_event:
                         raise AddressRefused("too many relays were named")
                     passing += 1
-                    relay = self._passing.get(normal)
+                    relay = self._passing.get(normal, targets.values())
                 targets[normal] = relay
             except AddressRefused as error:
                 failed[clean(url)] = str(error)

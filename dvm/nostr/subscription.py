@@ -115,17 +115,14 @@ class Feed:
             self._task = None
 
     def resume_at(self) -> int | None:
-        """From when on to ask: the last event seen (with sweeps: or the last complete answer, whichever is
-        earlier), less the overlap; never before the start that the subscriber named."""
-        marks = [self._last_seen]
-        if self._subscription.sweep is not None or self._last_seen is None:
-            marks.append(self._complete_to)
-        known = [mark for mark in marks if mark is not None]
-        if not known:
-            start = self._since
-        else:
-            start = min(known) - self._subscription.overlap
-            start = start if self._since is None else max(start, self._since)
+        """From when on to ask: the last event seen, less the overlap; with sweeps, no later than the last answer
+        that was complete. Never before the start that the subscriber named."""
+        mark = self._last_seen if self._last_seen is not None else self._complete_to
+        if self._subscription.sweep is not None:
+            mark = None if mark is None or self._complete_to is None else min(mark, self._complete_to)
+        start = self._since
+        if mark is not None:
+            start = max(mark - self._subscription.overlap, self._since or 0)
         floor = self._request.floor
         return start if floor is None else max(start or 0, floor)
 

@@ -123,6 +123,7 @@ class BadRelay:
         self.authenticated: list[dict[str, Any]] = []
         self._server: Server | None = None
         self._stopping = False
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
         self._stopping = False
@@ -142,6 +143,8 @@ class BadRelay:
         if self._server is not None:
             self._stopping = True
             self.drop()
+            for task in self._tasks:
+                task.cancel()
             self._server.close()
             await self._server.wait_closed()
             self._server = None
@@ -175,6 +178,9 @@ class BadRelay:
         client = Client(socket, challenge=f"challenge-{random.getrandbits(64):x}")
         self.clients.add(client)
         self.connections += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
         try:
             if self.faults.auth and self.faults.auth_early:
                 await self._send(client, ["AUTH", client.challenge])
@@ -187,6 +193,7 @@ class BadRelay:
             pass
         finally:
             self.clients.discard(client)
+            self._tasks.discard(task)
 
     def _breaks(self, client: Client) -> bool:
         after = self.faults.drop_after

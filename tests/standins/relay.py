@@ -50,9 +50,9 @@ class TestRelay:
         """The relay is gone: connections break, new ones are refused."""
         if self._relay is None:
             return
-        self._relay.shutdown()
-        self._relay = None
-        while True:  # it lets go of its port a moment later
+        relay, self._relay = self._relay, None
+        while True:  # it lets go of its port a moment later, and a relay that has just started may miss the call
+            relay.shutdown()
             try:
                 _, writer = await asyncio.open_connection("127.0.0.1", self.port)
             except OSError:
