@@ -75,7 +75,7 @@ async def fetch_relay_info(
             )
     except TimeoutError:
         raise RelayInfoUnavailable("no answer in time") from None
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
         raise RelayInfoUnavailable(f"{type(error).__name__}: {clean(str(error))}") from None
     finally:
         if owned is not None:
