@@ -85,13 +85,16 @@ class ModelConfig(Table):
     input: Sats | None = None
     cached: Sats | None = None
     output: Sats | None = None
-    max_output_tokens: Annotated[int, Field(ge=1, le=10_000_000)] = 8192
+    max_output_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     system: System | None = None
     first_chunk_seconds: Interval | None = None
     stall_seconds: Interval | None = None
     count_seconds: Interval | None = None
     thinking_budget: Annotated[int, Field(ge=-1, le=10_000_000)] | None = None
     thinking_level: Text | None = None
+    parallel: Annotated[int, Field(ge=1, le=64)] | None = None
+    context: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     chunk_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     delay_seconds: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] | None = None
 

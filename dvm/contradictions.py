@@ -27,6 +27,7 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "gemini": (*_PATIENCE, "thinking_budget", "thinking_level"),
     "google-generativeai": _PATIENCE,
     "openai": _PATIENCE,
+    "embedded": ("parallel", "context", "threads"),
     "echo": ("chunk_tokens", "delay_seconds"),
 }
 _EVERY_OPTION = frozenset(option for options in _OPTIONS.values() for option in options)

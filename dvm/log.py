@@ -82,8 +82,8 @@ class _Formatter(logging.Formatter):
 
     def __init__(self, secrets: Iterable[str]) -> None:
         super().__init__()
-        # As it is, and as it looks within a URL. Longest first: one secret may contain another.
-        spellings = {spelling for text in secrets if text for spelling in (text, quote(text, safe=""))}
+        spellings = {spelling for text in secrets if text for spelling in _spellings(text)}
+        # Longest first: one secret may contain another.
         self._secrets = sorted(spellings, key=len, reverse=True)
 
     def format(self, record: logging.LogRecord) -> str:
@@ -144,6 +144,12 @@ class _Formatter(logging.Formatter):
                 return [self.plain(inner, depth + 1) for inner in list(value)[:MAX_ITEMS]]
             case _:
                 return self.clean(str(value))
+
+
+def _spellings(secret: str) -> tuple[str, ...]:
+    """The secret as it is, and as it looks within a URL, a repr or JSON."""
+    in_json, in_json_ascii = json.dumps(secret, ensure_ascii=False), json.dumps(secret)
+    return secret, quote(secret, safe=""), repr(secret)[1:-1], in_json[1:-1], in_json_ascii[1:-1]
 
 
 class _Json(_Formatter):

@@ -15,6 +15,8 @@ from pydantic_core import PydanticUndefined
 from dvm import config as configuration
 from dvm import starter
 from dvm.config import Config, Offered, load_config, load_relays, warnings
+from dvm.contradictions import options_of
+from dvm.models.registry import PROVIDERS, make_model
 from dvm.problems import ConfigError
 from tests.toml_text import to_toml
 
@@ -380,6 +382,32 @@ def test_what_is_probably_not_meant_is_a_warning(tmp_path: Path) -> None:
         "wallet.type",
         "gateway",
     ]
+
+
+OPTIONS = {
+    "gemini": {
+        "model": "m",
+        "first_chunk_seconds": 1,
+        "stall_seconds": 2,
+        "count_seconds": 3,
+        "thinking_budget": 0,
+        "thinking_level": "low",
+    },
+    "embedded": {"parallel": 1, "context": 512, "threads": 1},
+    "echo": {"chunk_tokens": 1, "delay_seconds": 0.5},
+}
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_what_the_configuration_allows_the_backend_takes(tmp_path: Path, provider: str) -> None:
+    tables = smallest()
+    tables["models"]["echo"] |= {"provider": provider, **OPTIONS[provider]}
+    table = load(tmp_path, tables).models["echo"]
+    assert len(table.options()) == len(OPTIONS[provider].keys() - {"model"}) == len(options_of(provider))
+    made = make_model(
+        "echo", provider, model=table.model, api_key="key-of-the-test", max_output_tokens=7, options=table.options()
+    )
+    assert made.max_output_tokens == 7
 
 
 # ── the files and the page that an operator starts from ───────────────────────────────────────────
