@@ -104,7 +104,7 @@ def quote(
     if input_tokens < 0 or max_output_tokens < 0:
         raise ValueError("a count of tokens is not negative")
     bid = MAX_MSAT if bid is None else min(bid, MAX_MSAT)
-    least_output = max(1, min(least_output, max_output_tokens))
+    least_output = min(max(1, least_output), max_output_tokens)
     match price:
         case PerToken():
             dearest_input = input_tokens * max(price.input, price.cached)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dvm.nip90 import Answers, AnswerTooLarge, next_second, parse_answer, parse_request, text_sha256
 from dvm.nip90.answers import TRANSIENT_SECONDS
-from dvm.nostr.encryption import EncryptError, decrypt, detect
+from dvm.nostr.encryption import EncryptError, decrypt, detect, encrypt
 from dvm.nostr.event import Event
 from tests.nip90.samples import CUSTOMER, HASH, NOW, PROVIDER, SCHEMES, job, raw
 
@@ -217,6 +217,13 @@ def test_the_echoed_inputs_go_first_then_the_request():
 def test_an_input_that_a_relay_would_refuse_is_not_echoed():
     request = parse_request(raw([["i", "ü" * 513], ["i", "u" * 1024], ["i", "u" * 1025]]), None)
     assert Answers(PROVIDER, request).result("x", NOW).values("i") == ["u" * 1024]
+
+
+def test_of_an_encrypted_job_no_input_is_echoed_even_one_that_stood_in_clear():
+    content = encrypt("nip44", CUSTOMER, PROVIDER.pubkey, '[["i","inner","text"]]')
+    request = parse_request(raw([["p", PROVIDER.pubkey], ["encrypted"], ["i", "outer", "text"]], content), PROVIDER)
+    assert request.texts() == ("inner", "outer")
+    assert not Answers(PROVIDER, request).result("x", NOW).all("i")
 
 
 def test_a_protected_request_is_not_embedded():

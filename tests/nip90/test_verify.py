@@ -115,6 +115,8 @@ def test_a_result_that_somebody_else_signed_or_that_answers_another_job_is_found
     event = known["result"].event
     other = parse_answer(STRANGER.sign(event.kind, event.tags, event.content, NOW), None)
     found(receipt, {**known, "result": other}, "the result is not signed by who signed the receipt")
+    unsigned = Event(**{**event.to_dict(), "sig": "0" * 128})
+    found(receipt, {**known, "result": parse_answer(unsigned, None)}, "the result is not signed by who signed")
     elsewhere = parse_answer(Answers(PROVIDER, job(text="another")).result("an answer", NOW), None)
     found(receipt, {**known, "result": elsewhere}, "the result is another job's")
 

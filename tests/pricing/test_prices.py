@@ -129,6 +129,10 @@ def test_a_bid_that_leaves_no_useful_answer_is_too_dear():
     with pytest.raises(TooDear) as caught:
         quote(price, 1000, 8000, bid=4999, least_output=4000)
     assert caught.value.msat == 5000
+    for most, least in ((10, 2000), (0, 1000)):
+        with pytest.raises(TooDear) as caught:
+            quote(price, 1000, most, bid=999, least_output=4000)
+        assert caught.value.msat == least, "nobody pays for more than was asked for"
     assert quote(price, 1000, 10, bid=2000, least_output=4000).max_output_tokens == 10, "all that was asked for"
 
 
