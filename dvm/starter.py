@@ -1,8 +1,18 @@
-"""The two files that an operator starts from: `dvm init` writes them, and they stand in the project's root."""
+"""The two files that an operator starts from: `dvm init` writes them, and they stand in the project's root.
+
+`dvm init` can also begin with a variant that needs no account anywhere: a paper wallet instead of a real
+one, the embedded model or echo instead of Gemini. The text is the same but for those tables.
+"""
 
 from __future__ import annotations
 
 import json
+from typing import Literal
+
+Wallet = Literal["nwc", "paper"]
+Model = Literal["gemini", "embedded", "echo"]
+
+NAME = "My DVM"
 
 RELAYS_TOML = """\
 # Where the daemon listens for jobs (read) and publishes its answers (write). The buyer's commands read
@@ -23,28 +33,20 @@ _DVM_TOML = """\
 # Secrets never stand here: they come from environment variables, or from files that this one names.
 
 [identity]
-name = "My DVM"
+name = {name}
 about = "Text generation, paid by the token"
 # picture = "https://example.com/picture.png"
 # lud16 = "name@example.com"
 nsec_file = {nsec_file}      # or the variable DVM_NSEC
 
 [wallet]
-type = "nwc"                # the connection is in the variable DVM_NWC_URI; "paper" is for trying things out
-# secret_file = "nwc.uri"   # or in this file
+{wallet}
 
-[models.flash]
-provider = "gemini"         # the key is in the variable GEMINI_API_KEY
-model = "gemini-2.5-flash"
-# api_key_file = "gemini.key"   # or in this file
-input = 300                 # sats per million tokens
-cached = 75
-output = 2500               # thinking tokens are output
-max_output_tokens = 8192
+{model}
 
 [[service]]
 kind = 5050                 # text generation
-models = ["flash"]          # in order of preference; the customer may name one
+{models:<28}# in order of preference; the customer may name one
 price = "per-token"         # or {{ per_request = 21 }} in sats, or "free"
 
 [limits]                    # these are the defaults; 0 is no limit
@@ -56,7 +58,59 @@ concurrency = 32            # jobs running at once
 quote_minutes = 1440        # how long a price is kept
 """
 
+_WALLETS: dict[Wallet, str] = {
+    "nwc": """\
+type = "nwc"                # the connection is in the variable DVM_NWC_URI; "paper" is for trying things out
+# secret_file = "nwc.uri"   # or in this file""",
+    "paper": """\
+type = "paper"              # for trying things out: no payment is real. For money: "nwc" and DVM_NWC_URI""",
+}
 
-def dvm_toml(nsec_file: str = "data/nsec") -> str:
+_GEMINI = """\
+[models.flash]
+provider = "gemini"         # the key is in the variable GEMINI_API_KEY
+model = "gemini-2.5-flash"
+# api_key_file = "gemini.key"   # or in this file
+input = 300                 # sats per million tokens
+cached = 75
+output = 2500               # thinking tokens are output
+max_output_tokens = 8192"""
+
+_EMBEDDED = """\
+[models.local]
+provider = "embedded"       # a small model on this machine: no key, no network
+input = 100                 # sats per million tokens
+cached = 25
+output = 400
+max_output_tokens = 1024"""
+
+_ECHO = """\
+[models.echo]
+provider = "echo"           # repeats the prompt: for trying things out
+input = 100                 # sats per million tokens
+cached = 25
+output = 400
+max_output_tokens = 1024"""
+
+_MODELS: dict[Model, tuple[str, str]] = {
+    "gemini": ("flash", _GEMINI),
+    "embedded": ("local", _EMBEDDED),
+    "echo": ("echo", _ECHO),
+}
+
+
+def dvm_toml(nsec_file: str = "data/nsec", *, name: str = NAME, wallet: Wallet = "nwc", model: Model = "gemini") -> str:
     """The text of a first `dvm.toml`, whose key lies in `nsec_file` (relative to that file's directory)."""
-    return _DVM_TOML.format(nsec_file=json.dumps(nsec_file, ensure_ascii=False))
+    called, table = _MODELS[model]
+    return _DVM_TOML.format(
+        name=_quoted(name),
+        nsec_file=_quoted(nsec_file),
+        wallet=_WALLETS[wallet],
+        model=table,
+        models=f'models = ["{called}"]',
+    )
+
+
+def _quoted(text: str) -> str:
+    # JSON's escapes are TOML's, but for DEL.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
