@@ -31,7 +31,8 @@ _MAX_BACKOFF = 60.0
 @dataclass(frozen=True, slots=True)
 class Options:
     """Times in seconds. `timeout` bounds a request, `pay_timeout` a payment, `info_timeout` the wait for
-    the service's announcement; `concurrency` requests are under way at once; `backoff` is the first pause
+    the service's announcement; a request without an answer is sent again after each `resend`, a payment
+    never; `concurrency` requests are under way at once; `backoff` is the first pause
     after a RATE_LIMITED, doubled with each further one. `poll` is the pause between two looks at a wallet
     that does not push. A sweep lists at most `pages` pages of `page` transactions, and looks up at most
     `lookups` invoices one by one."""
@@ -39,6 +40,7 @@ class Options:
     timeout: float = 15.0
     pay_timeout: float = 60.0
     info_timeout: float = 3.0
+    resend: float = 5.0
     concurrency: int = 16
     backoff: float = 1.0
     poll: float = 3.0
@@ -148,8 +150,42 @@ class NwcClient:
     async def _exchange(
         self, method: str, params: Mapping[str, object], scheme: Scheme, deadline: float
     ) -> dict[str, Any]:
-        loop, keys, wallet = asyncio.get_running_loop(), self._connection.keys, self._connection.wallet
-        left = deadline - loop.time()
+        """Ask, and ask again in case a relay has lost the question or the answer; a payment is asked for once."""
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[Answer] = loop.create_future()
+        sent: list[str] = []
+        publishing: asyncio.Task[Published] | None = None
+        try:
+            while True:
+                event = self._signed(method, params, scheme, deadline - loop.time())
+                sent.append(event.id)
+                self._waiting[event.id] = answered
+                until = deadline if method == "pay_invoice" else min(deadline, loop.time() + self._options.resend)
+                if publishing is not None:
+                    publishing.cancel()
+                publishing = loop.create_task(self._speak.publish(event, timeout=max(until - loop.time(), 0.1)))
+                try:
+                    async with asyncio.timeout_at(until):
+                        answer = await self._answer(answered, publishing)
+                        break
+                except TimeoutError:
+                    if until >= deadline:
+                        raise WalletError(
+                            "unreachable", f"{method}: no answer from the wallet in time; is its service running?"
+                        ) from None
+        finally:
+            for event_id in sent:
+                del self._waiting[event_id]
+            if publishing is not None:
+                publishing.cancel()
+        if answer.error is not None:
+            raise RequestError(answer.error, method, answer.text)
+        if answer.method != method:
+            raise WalletError("untrustworthy", f"{method}: the wallet answered another question")
+        return answer.result
+
+    def _signed(self, method: str, params: Mapping[str, object], scheme: Scheme, left: float) -> Event:
+        keys, wallet = self._connection.keys, self._connection.wallet
         try:
             content = encrypt(scheme, keys, wallet, orjson.dumps({"method": method, "params": params}).decode())
         except (EncryptError, TypeError):
@@ -157,25 +193,7 @@ class NwcClient:
         tags = [["p", wallet], ["expiration", str(ceil(time.time() + left))]]
         if scheme != "nip04":  # absent means NIP-04; old services stumble over tags that they do not know
             tags.append(["encryption", nip47.SCHEME_NAMES[scheme]])
-        event = keys.sign(nip47.REQUEST, tags, content)
-        answered: asyncio.Future[Answer] = loop.create_future()
-        self._waiting[event.id] = answered
-        publishing = loop.create_task(self._speak.publish(event, timeout=max(left, 0.1)))
-        try:
-            async with asyncio.timeout_at(deadline):
-                answer = await self._answer(answered, publishing)
-        except TimeoutError:
-            raise WalletError(
-                "unreachable", f"{method}: no answer from the wallet in time; is its service running?"
-            ) from None
-        finally:
-            del self._waiting[event.id]
-            publishing.cancel()
-        if answer.error is not None:
-            raise RequestError(answer.error, method, answer.text)
-        if answer.method != method:
-            raise WalletError("untrustworthy", f"{method}: the wallet answered another question")
-        return answer.result
+        return keys.sign(nip47.REQUEST, tags, content)
 
     async def _answer(self, answered: asyncio.Future[Answer], publishing: asyncio.Task[Published]) -> Answer:
         """The answer; no longer waited for once every relay has refused the request."""
@@ -184,7 +202,8 @@ class NwcClient:
         if not answered.done() and not publishing.result():
             reasons = "; ".join(sorted({nip47.clean(why) for why in publishing.result().failed.values()}))
             raise WalletError("unreachable", f"no relay took the request: {reasons}")
-        return await answered
+        await asyncio.wait({answered})  # not awaited itself: a time-out would cancel it for the next attempt
+        return answered.result()
 
     async def _choose(self, other: bool) -> Scheme:
         """NIP-44 where the service knows it; NIP-04 where it does not, or announces nothing at all."""
