@@ -14,8 +14,8 @@ from random import uniform
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.asyncio.connection import broadcast
 from websockets.exceptions import ConnectionClosed
+from websockets.protocol import State as ConnectionState
 
 from dvm.nostr import frames
 from dvm.nostr.addresses import AddressRefused, check_url
@@ -67,6 +67,7 @@ class Relay:
         self._on_state, self._lasting, self._locate = on_state, lasting, locate
         self._connection: ClientConnection | None = None
         self._task: asyncio.Task[None] | None = None
+        self._unsent: list[str] = []
         self._next_log = 0.0
         self._auth = Authentication(self.url, keys, self._send, self._authenticated)
         delay = self._options.retry_delay
@@ -293,6 +294,7 @@ class Relay:
 
     async def _lost(self, connection: ClientConnection) -> None:
         self._connection = None
+        self._unsent.clear()
         self._auth.reset()
         self._requests.disconnected()
         await connection.close()
@@ -338,9 +340,24 @@ class Relay:
             self._connection = None
             connection.transport.abort()
             return False
-        # One synchronous write, where `send` would be a coroutine that a slow relay can hold up.
-        broadcast((connection,), frame)
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unsent.append(frame)
         return True
+
+    def _flush(self) -> None:
+        """Write all that this turn of the loop has to send at once: the system call is the dearest part of it.
+
+        Synchronous, where websockets' own `send` is a coroutine that a slow relay can hold up.
+        """
+        unsent, self._unsent = self._unsent, []
+        connection = self._connection
+        if connection is None or connection.state is not ConnectionState.OPEN:
+            return  # what has no answer is sent again over the next connection
+        protocol = connection.protocol
+        for frame in unsent:
+            protocol.send_text(frame.encode())
+        connection.transport.write(b"".join(protocol.data_to_send()))
 
     def _authenticated(self, error: str | None) -> None:
         if error is not None:

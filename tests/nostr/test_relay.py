@@ -186,14 +186,24 @@ async def test_a_refused_authentication_is_final_for_the_event(keys: Keys, quick
         assert server.received["AUTH"] == 1
 
 
-async def test_auth_required_after_authenticating_does_not_go_round_in_circles(keys: Keys, quick: RelayOptions) -> None:
+@pytest.mark.parametrize("early", [True, False])
+async def test_a_relay_that_is_never_satisfied_does_not_send_us_round_in_circles(
+    early: bool, keys: Keys, quick: RelayOptions
+) -> None:
+    options = replace(quick, retry_delay=60.0)
     async with (
-        bad_relay(auth=True, reject="auth-required: again") as server,
-        connection(server.url, quick, keys) as relay,
+        bad_relay(auth=True, auth_early=early, reject="auth-required: again", closed="auth-required: again") as server,
+        connection(server.url, options, keys) as relay,
     ):
         with pytest.raises(NotPublished, match="auth-required"):
             await relay.publish(keys.sign(1))
-        assert (server.received["EVENT"], server.received["AUTH"]) == (2, 1)
+        Inbox(relay, Filter(kinds=[1]))
+        assert await relay.query([Filter(kinds=[1])]) == []
+        with pytest.raises(NotPublished, match="auth-required"):
+            await relay.publish(keys.sign(2))
+        assert server.received["EVENT"] <= 4
+        assert server.received["REQ"] <= 4
+        assert server.received["AUTH"] <= server.received["EVENT"] + server.received["REQ"]
 
 
 async def test_restricted_ends_a_subscription_for_good(quick: RelayOptions) -> None:

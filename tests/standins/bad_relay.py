@@ -94,7 +94,7 @@ class Faults:
     auth_refuse: str | None = None
     """Refuses every authentication with this reason."""
     auth_early: bool = True
-    """The challenge comes with the connection; else after the first refusal."""
+    """The challenge comes with the connection; else with each refusal, and each time a new one."""
 
 
 @dataclass(eq=False)
@@ -222,6 +222,7 @@ class BadRelay:
         self.received[f"EVENT:{raw['id']}"] += 1
         if reason := self._use("reject"):
             await self._send(client, ["OK", raw["id"], False, reason])
+            await self._challenge(client, reason)
             return
         if await self._must_authenticate(client, ["OK", raw["id"], False, "auth-required: who are you?"]):
             return
@@ -240,6 +241,7 @@ class BadRelay:
         self.requested.append(filters)
         if reason := self._use("closed"):
             await self._send(client, ["CLOSED", name, reason])
+            await self._challenge(client, reason)
             return
         if await self._must_authenticate(client, ["CLOSED", name, "auth-required: who are you?"]):
             return
@@ -274,9 +276,13 @@ class BadRelay:
         if not self.faults.auth or client.authenticated:
             return False
         await self._send(client, refusal)
-        if not self.faults.auth_early:
-            await self._send(client, ["AUTH", client.challenge])
+        await self._challenge(client, refusal[-1])
         return True
+
+    async def _challenge(self, client: Client, reason: str) -> None:
+        if reason.startswith("auth-required") and not self.faults.auth_early:
+            client.challenge = f"challenge-{random.getrandbits(64):x}"
+            await self._send(client, ["AUTH", client.challenge])
 
     def _use(self, fault: str) -> str | None:
         reason: str | None = getattr(self.faults, fault)
