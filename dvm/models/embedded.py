@@ -37,7 +37,8 @@ class EmbeddedModel:
     """A GGUF model. `model` is "smollm2" or the path of a .gguf file.
 
     parallel: answers at once; further ones wait their turn. context: tokens of prompt and answer
-    together, for each. threads: of llama.cpp; None is one per core, at most four.
+    together, for each. threads: of llama.cpp, which keep their cores busy even while they wait for each
+    other; None is one per core, without one that is left to the daemon, and at most four.
     """
 
     def __init__(
@@ -53,11 +54,11 @@ class EmbeddedModel:
         if min(max_output_tokens, parallel, context, threads or 1) < 1:
             raise ValueError(f"model {name}: max_output_tokens, parallel, context and threads must be at least 1")
         self.name = name
-        self.max_output_tokens = max_output_tokens
+        self.max_output_tokens = min(max_output_tokens, context)
         self._model = model
         self._parallel = parallel
         self._context = context
-        self._threads = threads or min(4, os.cpu_count() or 1)
+        self._threads = threads or max(1, min(4, (os.cpu_count() or 1) - 1))
         self._turn = asyncio.Semaphore(parallel)
         self._llama: _Llama | None = None
         self._running: set[_Run] = set()
@@ -97,7 +98,11 @@ class EmbeddedModel:
             raise ModelError("bad_request", f"cannot count the tokens ({type(error).__name__})") from None
 
     async def stream(self, prompt: Prompt, limits: Limits) -> AsyncGenerator[Chunk, None]:
-        """See `Model.stream`. A prompt beyond the context is `bad_request`."""
+        """See `Model.stream`. A prompt beyond the context is `bad_request`.
+
+        A limit that is met within the first character (which may take several tokens) is `length` with
+        an empty text.
+        """
         request = _request(prompt, limits, self.max_output_tokens)
         await self._turn.acquire()
         try:
@@ -123,7 +128,7 @@ class EmbeddedModel:
                         yield Chunk(text, usage=usage)
             if finish is None:
                 raise ModelError("broken_off", "the model was closed, or ended without a finish", usage=usage)
-            if not spoken:
+            if not spoken and (finish != "length" or usage is None or not usage.output):
                 raise ModelError("empty", "the model ended without an answer", usage=usage)
             yield Chunk(usage=usage or Usage(), finish=finish, version=llama.version)
         finally:

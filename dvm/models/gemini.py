@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import warnings
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -237,14 +238,14 @@ class GeminiModel:
             raise ModelError("unauthorized", "the account is limited: see Google's use policy", usage=usage)
         finish = _FINISHED.get(answer.finish or "")
         if answer.blocked is not None and not answer.answered:
-            raise ModelError("blocked", f"the prompt was blocked: {scrub(answer.blocked, '')}", usage=usage)
+            raise ModelError("blocked", f"the prompt was blocked: {scrub(answer.blocked, self._key)}", usage=usage)
         if answer.finish in _FILTERED:
             if not answer.answered:
                 raise ModelError("blocked", f"the answer was blocked: {answer.finish}", usage=usage)
             finish = "safety"
         if finish is not None and (answer.answered or (finish == "length" and usage.output + usage.thoughts)):
             return Chunk(usage=usage, finish=finish, version=answer.version)
-        reason = scrub(answer.finish or "none", "")
+        reason = scrub(answer.finish or "none", self._key)
         if answer.finish is None:
             raise ModelError("broken_off", "the stream ended without a finish", usage=_used(answer))
         if answer.answered:
@@ -298,6 +299,8 @@ class GeminiModel:
         from google import genai
         from google.genai import errors, types
 
+        # It warns of each word of the endpoint's that it does not know: nothing for our log on stderr.
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"google\.genai\b")
         wire = Wire(max_response_bytes=self._max_response_bytes)
         client = genai.Client(
             api_key=self._key,

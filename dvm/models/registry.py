@@ -31,7 +31,7 @@ def make_model(
 ) -> Model:
     """The model that the section [models.<name>] describes; not yet started.
 
-    What is None is left to the provider's default. `options` are the settings of that provider alone,
+    What is None or empty is left to the provider's default. `options` are the settings of that provider alone,
     such as `stall_seconds`. Raises ValueError with a text for the operator, which holds no secret.
     """
     factory = _PROVIDERS.get(provider)
@@ -39,7 +39,7 @@ def make_model(
         raise ValueError(f"model {name}: no provider {provider!r}; there are {', '.join(PROVIDERS)}")
     given = {"model": model, "base_url": base_url, "api_key": api_key, "max_output_tokens": max_output_tokens}
     known = set(inspect.signature(factory).parameters) - {"name"}
-    settings = {key: value for key, value in given.items() if value is not None}
+    settings = {key: value for key, value in given.items() if value not in {None, ""}}
     settings.pop("api_key", None) if "api_key" not in known else settings.setdefault("api_key", "")
     if provider == "echo":
         settings.pop("model", None)  # there is only one

