@@ -69,14 +69,7 @@ def load_secrets(config: Config, environ: Mapping[str, str], *, file: str = "dvm
     Raises ConfigError with all that is missing or malformed, and what to set; `file` is named in it.
     """
     search = _Search(environ, file)
-    keys = None
-    nsec_file = config.identity.nsec_file
-    found = search.find(NSEC, nsec_file, ("identity", "nsec_file"), "the service has no key yet")
-    if found is not None:
-        try:
-            keys = Keys.parse(found.secret)
-        except InvalidKey as error:
-            search.problems.append(f"{found.origin}: {error}")
+    keys = _find_keys(search, config)
 
     wallet = None
     if (variable := WALLET_SECRETS.get(config.wallet.type)) is not None:
@@ -102,6 +95,27 @@ def load_secrets(config: Config, environ: Mapping[str, str], *, file: str = "dvm
     if search.problems or keys is None:
         raise ConfigError(search.problems)
     return Secrets(keys, wallet, MappingProxyType(api_keys), tuple(search.warnings))
+
+
+def load_keys(config: Config, environ: Mapping[str, str], *, file: str = "dvm.toml") -> Keys:
+    """The service's key alone, for what needs neither wallet nor models. Raises ConfigError."""
+    search = _Search(environ, file)
+    keys = _find_keys(search, config)
+    if keys is None:
+        raise ConfigError(search.problems)
+    return keys
+
+
+def _find_keys(search: _Search, config: Config) -> Keys | None:
+    nsec_file = config.identity.nsec_file
+    found = search.find(NSEC, nsec_file, ("identity", "nsec_file"), "the service has no key yet")
+    if found is None:
+        return None
+    try:
+        return Keys.parse(found.secret)
+    except InvalidKey as error:
+        search.problems.append(f"{found.origin}: {error}")
+        return None
 
 
 @dataclass(frozen=True, slots=True)
