@@ -262,10 +262,11 @@ class GeminiModel:
             "stop_sequences": list(limits.stop) or None,
             "frequency_penalty": limits.frequency_penalty,
             "automatic_function_calling": {"disable": True},
-            # Otherwise the SDK goes on by itself with further requests, past the limit that was quoted.
-            "automatic_continuation": False,
             "http_options": _http_options(types_, call),
         }
+        if "automatic_continuation" in types_.GenerateContentConfig.model_fields:
+            # Newer SDKs go on by themselves with further requests, past the limit that was quoted.
+            fields["automatic_continuation"] = False
         if any(setting is not None for setting in self._thinking.values()):
             fields["thinking_config"] = {k: v for k, v in self._thinking.items() if v is not None}
         config: types.GenerateContentConfig = types_.GenerateContentConfig(**fields)

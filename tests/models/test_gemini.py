@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,16 @@ from tests.standins.gemini_scripts import Script
 PIXEL = b"\x89PNG\r\n\x1a\n"
 
 
+def camel_case(json: Any) -> Any:
+    """Protocol buffers take both spellings of a field's name, and the SDK mixes them by version."""
+    match json:
+        case dict():
+            return {re.sub("_(.)", lambda m: m[1].upper(), key): camel_case(value) for key, value in json.items()}
+        case list():
+            return [camel_case(value) for value in json]
+    return json
+
+
 async def test_every_setting_reaches_the_api(standin: GeminiStandIn, flash: GeminiFactory) -> None:
     prompt = Prompt(
         (Turn("user", ("What is this?", Blob("image/png", PIXEL))), Turn("model", ("A",)), Turn("user", ("B",))),
@@ -29,15 +41,15 @@ async def test_every_setting_reaches_the_api(standin: GeminiStandIn, flash: Gemi
     model = flash(thinking_budget=16)
     assert [chunk async for chunk in model.stream(prompt, limits)]
 
-    (request,) = standin.requests  # the SDK spells some nested names with underscores; the API takes both
+    (request,) = standin.requests
     assert request.path == "/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse"
-    assert request.body == {
+    assert camel_case(request.body) == {
         "contents": [
             {
                 "role": "user",
                 "parts": [
                     {"text": "What is this?"},
-                    {"inlineData": {"mime_type": "image/png", "data": base64.b64encode(PIXEL).decode()}},
+                    {"inlineData": {"mimeType": "image/png", "data": base64.b64encode(PIXEL).decode()}},
                 ],
             },
             {"role": "model", "parts": [{"text": "A"}]},
@@ -51,7 +63,7 @@ async def test_every_setting_reaches_the_api(standin: GeminiStandIn, flash: Gemi
             "maxOutputTokens": 50,
             "stopSequences": ["END", "\n\n"],
             "frequencyPenalty": 0.25,
-            "thinkingConfig": {"thinking_budget": 16},
+            "thinkingConfig": {"thinkingBudget": 16},
         },
     }
     assert request.headers["accept-encoding"] == "identity"
