@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from dvm.jobs.intake import Intake
 from dvm.jobs.outbox import Outbox
@@ -39,13 +38,8 @@ class Engine:
         """Take up what the last run left, then listen."""
         await self.settlements.load()
         await self._recover()
-        for work in (
-            self.outbox.run(),
-            self.settlements.watch(),
-            self.settlements.sweep(),
-            self.runner.keep_leases(),
-        ):
-            self._background.append(asyncio.create_task(self._guard(work)))
+        for work in (self.outbox.run, self.settlements.watch, self.settlements.sweep, self.runner.keep_leases):
+            self._background.append(asyncio.create_task(_guard(work), name=work.__qualname__))
         settings = self._shop.settings
         kinds = sorted(self._shop.services)
         requests = Filter(kinds=kinds)
@@ -98,7 +92,7 @@ class Engine:
                 self.intake.quote_opened(job.customer)
             following = step(job.state, Restarted(attempts_left=job.attempts < attempts))
             if Effect.PREPARE in following.effects:
-                self._spawn(self._prepare(job))
+                self._spawn(self._prepare, job)
             elif Effect.RELEASE in following.effects:
                 await self._shop.store.release(job.id, attempted=True)
                 self.runner.start(job.id)
@@ -112,24 +106,25 @@ class Engine:
         await self.intake.prepare(Event.from_json(job.request), "", balance.available)
 
     def _on_request(self, event: Event, relay: str) -> None:
-        self._spawn(self.intake.request(event, relay))
+        self._spawn(self.intake.request, event, relay)
 
     def _on_deletion(self, event: Event, _relay: str) -> None:
-        self._spawn(self._delete(event))
+        self._spawn(self._delete, event)
 
     async def _delete(self, event: Event) -> None:
         await self.intake.deletion(event)
         for job_id in parse_deletion(event):
             await self.runner.cancel(job_id, event.pubkey)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(self._guard(work))
+    def _spawn(self, work: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        task = asyncio.get_running_loop().create_task(_guard(work, *arguments))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
-        """One failing request, invoice or look-up never stops the others (money.md, case 25)."""
-        try:
-            await work
-        except Exception:
-            log.exception("an unexpected error")
+
+async def _guard(work: Callable[..., Awaitable[None]], *arguments: object) -> None:
+    """One failing request, invoice or look-up never stops the others (money.md, case 25)."""
+    try:
+        await work(*arguments)
+    except Exception:
+        log.exception("an unexpected error")
