@@ -78,6 +78,15 @@ class Outgoing:
                 pending.authenticated = False
                 self._transmit(pending, now)
 
+    def resume(self) -> None:
+        """The relay reads again: what could not be written goes out."""
+        now = asyncio.get_running_loop().time()
+        for event_id, pending in list(self._pending.items()):
+            if not pending.sent_at and pending.retry is None and event_id not in self._awaiting_auth:
+                self._transmit(pending, now)
+                if not pending.sent_at:
+                    return
+
     def answer(self, event_id: str, accepted: bool, reason: str) -> bool:
         """The relay's `OK`. False: it is for nothing that we sent."""
         pending = self._pending.get(event_id)

@@ -31,6 +31,8 @@ from dvm.nostr.status import Counters, RelayStatus, State
 log = logging.getLogger(__name__)
 
 _ENVELOPE = 4096  # bytes of a frame around its event
+_WRITE = 65_536  # characters after which a write does not wait for more
+_STALL = 0.05  # seconds between two looks at a relay that does not read
 _LOG_INTERVAL = 60.0  # seconds between two log lines on one relay
 
 
@@ -68,6 +70,8 @@ class Relay:
         self._connection: ClientConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self._unsent: list[str] = []
+        self._unsent_size = 0
+        self._stalled: asyncio.TimerHandle | None = None
         self._next_log = 0.0
         self._auth = Authentication(self.url, keys, self._send, self._authenticated)
         delay = self._options.retry_delay
@@ -295,8 +299,14 @@ class Relay:
     async def _lost(self, connection: ClientConnection) -> None:
         self._connection = None
         self._unsent.clear()
+        self._unsent_size = 0
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
         self._auth.reset()
         self._requests.disconnected()
+        if connection.transport.get_write_buffer_size():
+            connection.transport.abort()  # a closing handshake would wait for ever behind what it does not read
         await connection.close()
 
     def _receive(self, data: bytes) -> None:
@@ -335,24 +345,45 @@ class Relay:
         connection = self._connection
         if connection is None:
             return False
-        if connection.transport.get_write_buffer_size() > self._options.send_buffer:
-            # It takes nothing any more: memory must not grow with what it does not read.
-            self._connection = None
-            connection.transport.abort()
+        if self._stalled is not None or connection.transport.get_write_buffer_size() > self._options.send_buffer:
+            if self._stalled is None:
+                self._look_later(connection.transport.get_write_buffer_size(), self._options.ping_timeout)
             return False
         if not self._unsent:
             asyncio.get_running_loop().call_soon(self._flush)
         self._unsent.append(frame)
+        self._unsent_size += len(frame)
+        if self._unsent_size > _WRITE:
+            self._flush()
         return True
+
+    def _look_later(self, size: int, patience: float) -> None:
+        """It reads more slowly than we write: pile nothing up, and look again at how it gets on."""
+        self._stalled = asyncio.get_running_loop().call_later(_STALL, self._look, size, patience)
+
+    def _look(self, before: int, patience: float) -> None:
+        self._stalled = None
+        if self._connection is None:
+            return
+        size = self._connection.transport.get_write_buffer_size()
+        if size <= self._options.send_buffer // 2:
+            self._requests.resume()
+            self._outgoing.resume()
+        elif size < before:
+            self._look_later(size, self._options.ping_timeout)
+        elif patience > 0:
+            self._look_later(size, patience - _STALL)
+        else:  # websockets' own ping would wait for ever behind what is not read
+            self._connection.transport.abort()
 
     def _flush(self) -> None:
         """Write all that this turn of the loop has to send at once: the system call is the dearest part of it.
 
         Synchronous, where websockets' own `send` is a coroutine that a slow relay can hold up.
         """
-        unsent, self._unsent = self._unsent, []
+        unsent, self._unsent, self._unsent_size = self._unsent, [], 0
         connection = self._connection
-        if connection is None or connection.state is not ConnectionState.OPEN:
+        if not unsent or connection is None or connection.state is not ConnectionState.OPEN:
             return  # what has no answer is sent again over the next connection
         protocol = connection.protocol
         for frame in unsent:

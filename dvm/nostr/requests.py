@@ -108,6 +108,12 @@ class Requests:
             request.open = False
             self._stop(request)
 
+    def resume(self) -> None:
+        """The relay reads again: what could not be written goes out."""
+        for request in list(self._requests.values()):
+            if not request.open and request.retry is None and request.id not in self._awaiting_auth:
+                self._open(request)
+
     def too_large(self) -> None:
         """The relay sent a frame past all limits. What it has stored would bring it again with each connection:
         subscriptions go on from now, queries are over."""
@@ -174,6 +180,7 @@ class Requests:
             self._give_up(request, reason)
 
     def _open(self, request: Request) -> None:
+        request.retry = None
         request.open = self._send(request.frame())
 
     def _retry_later(self, request: Request) -> None:

@@ -7,11 +7,13 @@ import json
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from websockets.http11 import Request as HttpRequest
+from websockets.server import ServerProtocol
 
 from dvm.nostr import Filter, Keys, NotPublished, Relay, RelayOptions
 from dvm.nostr.requests import Request
@@ -325,11 +327,10 @@ async def test_nagles_algorithm_is_off(quick: RelayOptions) -> None:
         assert raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-async def test_a_relay_that_reads_nothing_is_cut_off_instead_of_filling_memory(keys: Keys, quick: RelayOptions) -> None:
-    async def never_reads(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        from websockets.http11 import Request as HttpRequest
-        from websockets.server import ServerProtocol
+async def test_a_relay_that_reads_nothing_fills_no_memory_and_is_dropped(keys: Keys, quick: RelayOptions) -> None:
+    release = asyncio.Event()
 
+    async def never_reads(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         protocol = ServerProtocol()
         protocol.receive_data(await reader.readuntil(b"\r\n\r\n"))
         (request,) = protocol.events_received()
@@ -337,19 +338,33 @@ async def test_a_relay_that_reads_nothing_is_cut_off_instead_of_filling_memory(k
         protocol.send_response(protocol.accept(request))
         writer.writelines(protocol.data_to_send())
         reader._transport.pause_reading()  # type: ignore[attr-defined]
+        with suppress(asyncio.CancelledError):
+            await release.wait()
+        writer.transport.abort()
 
     server = await asyncio.start_server(never_reads, "127.0.0.1", 0)
     url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with connection(url, replace(quick, send_buffer=1 << 20)) as relay:
+    async with connection(url, replace(quick, send_buffer=1 << 20, ping_interval=0.2, ping_timeout=0.2)) as relay:
         await until(lambda: relay.connected)
-        event = keys.sign(1, content="x" * 100_000)
-        frame = f'["EVENT",{event.to_json()}]'
-        for n in range(200):
-            relay.post(f"{n:064x}", frame, 60.0, lambda error: None)
-            if relay._connection is None:
-                break
+        transport = relay._connection.transport  # type: ignore[union-attr]
+        frame = f'["EVENT",{keys.sign(1, content="x" * 100_000).to_json()}]'
+        failed: list[str | None] = []
+        for n in range(300):
+            relay.post(f"{n:064x}", frame, 60.0, failed.append)
+            assert transport.get_write_buffer_size() < (1 << 20) + 300_000
         await until(lambda: relay.counters.failures)
+    assert len(failed) == 300
+    release.set()
     server.close()
+
+
+async def test_a_burst_larger_than_the_buffer_arrives_whole(keys: Keys, quick: RelayOptions) -> None:
+    async with bad_relay() as server, connection(server.url, replace(quick, send_buffer=200_000)) as relay:
+        await until(lambda: relay.connected)
+        events = [keys.sign(1, content=f"{n}" + "x" * 50_000) for n in range(200)]
+        await asyncio.gather(*(relay.publish(event, timeout=60) for event in events))
+        assert server.stored.keys() == {event.id for event in events}
+        assert (server.connections, server.received["EVENT"]) == (1, 200)
 
 
 async def test_closing_fails_what_waits(keys: Keys, quick: RelayOptions) -> None:

@@ -94,7 +94,7 @@ class Faults:
     auth_refuse: str | None = None
     """Refuses every authentication with this reason."""
     auth_early: bool = True
-    """The challenge comes with the connection; else with each refusal, and each time a new one."""
+    """The challenge comes with the connection; else with each refusal, before or after it, and each time a new one."""
 
 
 @dataclass(eq=False)
@@ -221,8 +221,8 @@ class BadRelay:
     async def _event(self, client: Client, raw: dict[str, Any]) -> None:
         self.received[f"EVENT:{raw['id']}"] += 1
         if reason := self._use("reject"):
-            await self._send(client, ["OK", raw["id"], False, reason])
             await self._challenge(client, reason)
+            await self._send(client, ["OK", raw["id"], False, reason])
             return
         if await self._must_authenticate(client, ["OK", raw["id"], False, "auth-required: who are you?"]):
             return
