@@ -237,6 +237,7 @@ class NwcWallet:
         connections = 0
         while True:
             await asyncio.sleep(self._options.poll)
+            connections = connections or self._client.connections
             now = time.time()
             for invoice in [i for i in self._open.values() if i.expires_at < now - 60]:
                 del self._open[invoice.payment_hash]

@@ -110,9 +110,8 @@ class Sweep:
             if len(seen) == before:  # the wallet repeats itself: it knows no offset
                 self._offset = 0
                 return listing
-            if offset < resume:
-                offset = max(offset, resume - self._page)
-                resume = 0
+            # What has settled since has only moved the rest further back: going on there misses nothing.
+            offset, resume = max(offset, resume), 0
         self._offset = offset
         return listing
 

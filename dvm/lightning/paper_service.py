@@ -28,6 +28,7 @@ BOTH: tuple[Scheme, ...] = ("nip44", "nip04")
 NOTIFIED = ("payment_received", "payment_sent")
 _SCHEMES: dict[str, Scheme] = {name: scheme for scheme, name in nip47.SCHEME_NAMES.items()}
 _ANNOUNCE = 0.5  # seconds between two looks at whether a relay has come back
+_TASKS = 1_000  # under way; what more strangers ask is not answered
 _AGE = 60  # seconds: older requests have been answered, or their client has given up
 
 
@@ -79,8 +80,9 @@ class PaperService:
         self.node = node
         self._relays = tuple(relays)
         # Two connections, for the reason that NwcClient gives.
-        self._hear = RelayPool(relays, [])
-        self._speak = RelayPool([], relays)
+        identity = Keys.generate()  # for relays that want to know somebody (NIP-42)
+        self._hear = RelayPool(relays, [], keys=identity)
+        self._speak = RelayPool([], relays, keys=identity)
         self._served: dict[str, Served] = {}  # by the service's key for that connection
         self._answered: dict[str, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -183,7 +185,7 @@ class PaperService:
 
     def _on_request(self, event: Event, _: str) -> None:
         served = next((s for p in event.values("p") if (s := self._served.get(p)) is not None), None)
-        if served is None or event.id in self._answered:
+        if served is None or event.id in self._answered or len(self._tasks) >= _TASKS:
             return
         expiration = event.tag("expiration")
         if expiration is not None and expiration.isdecimal() and int(expiration[:18]) < time.time():

@@ -1,53 +1,15 @@
-"""NIP-47 against a wallet service on a real relay: the contract in both encryptions, then every fault."""
+"""NIP-47 against a wallet service on a real relay: the contract, in both encryptions."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 
 import pytest
 
-from dvm.lightning.nwc import NwcWallet
 from dvm.lightning.nwc_client import Options
-from dvm.lightning.paper_node import PaperInvoice, PaperNode
-from dvm.lightning.paper_service import BOTH, PaperService, Served
-from dvm.nostr.encryption import Scheme
+from dvm.lightning.paper_node import PaperInvoice
+from tests.lightning.connected import Setup, setup
 from tests.lightning.contract import Bench, WalletContract
-from tests.standins.relay import TestRelay, running_relay
-
-QUICK = Options(timeout=1.0, pay_timeout=1.0, info_timeout=2.0, backoff=0.02, poll=0.05, lookups=5)
-
-
-@dataclass
-class Setup:
-    """A relay, a paper node behind NIP-47 on it, and our wallet, which is the shop's."""
-
-    relay: TestRelay
-    node: PaperNode
-    service: PaperService
-    shop: Served
-    wallet: NwcWallet
-
-
-@asynccontextmanager
-async def setup(
-    schemes: Sequence[Scheme] = BOTH, options: Options = QUICK, **connection: object
-) -> AsyncIterator[Setup]:
-    async with running_relay() as relay:
-        node = PaperNode()
-        node.open_wallet("shop", 1_000_000)
-        node.open_wallet("customer", 10_000_000)
-        service = PaperService(node, [relay.url])
-        shop = service.connect("shop", schemes=schemes, **connection)  # type: ignore[arg-type]
-        await service.start()
-        wallet = NwcWallet(shop.connection.uri(), options=options)
-        await wallet.start()
-        try:
-            yield Setup(relay, node, service, shop, wallet)
-        finally:
-            await wallet.close()
-            await service.close()
 
 
 def bench(setup: Setup) -> Bench:
