@@ -1,0 +1,254 @@
+"""A customer of NIP-90 providers: asks, pays at most once, listens, checks the receipt."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import aclosing
+
+from dvm.customer.account import Account, fetch_account, fetch_announcements
+from dvm.customer.archive import Archive
+from dvm.customer.purchase import Options, Payer, Purchase, Wires, publish_cancel
+from dvm.customer.updates import Done, Failed, Update
+from dvm.lightning.base import WalletError
+from dvm.nip90 import Announcement, Input, JobRequest, parse_request, request_draft
+from dvm.nostr import Event, Keys, RelayPool, Scheme, parse_pubkey
+
+MAX_RELAYS_NAMED = 5
+
+
+class JobFailed(Exception):
+    """There is no answer; `failed` says why, and where the money is if any was paid."""
+
+    def __init__(self, failed: Failed) -> None:
+        super().__init__(f"{failed.code}: {failed.text}")
+        self.failed = failed
+
+
+class Customer:
+    """One customer key on some relays, with a wallet that pays or without.
+
+        async with Customer(keys, ["wss://relay.example.com"], payer=wallet) as customer:
+            async for update in customer.ask("What is a zap?", max_msat=50_000):
+                ...
+
+    `relays` are URLs: each is both read and written, over two connections. A relay that writes its `OK` and an
+    event in two small pieces over one connection delays the second by some 40 ms (Nagle's algorithm
+    waiting for our delayed ACK); what is published and what is heard do not wait for each other this way. A
+    RelayPool instead of URLs is used for both, and stays its owner's. `payer` must be started already.
+    """
+
+    def __init__(
+        self,
+        keys: Keys,
+        relays: Sequence[str] | RelayPool,
+        *,
+        payer: Payer | None = None,
+        archive: Archive | None = None,
+        options: Options | None = None,
+    ) -> None:
+        """Raises AddressRefused for a bad URL."""
+        self.keys = keys
+        self._payer, self._archive = payer, archive
+        self._options = options or Options()
+        self._network: str | None = None
+        self._own = not isinstance(relays, RelayPool)
+        self._named: tuple[str, ...] = ()
+        if isinstance(relays, RelayPool):
+            self._wires = Wires(relays, relays)
+        else:
+            self._named = tuple(relays)[:MAX_RELAYS_NAMED]
+            self._wires = Wires(RelayPool([], relays, keys=keys), RelayPool(relays, [], keys=keys))
+
+    def start(self) -> None:
+        """Connect in the background. Returns at once."""
+        if self._own:
+            self._wires.speak.start()
+            self._wires.hear.start()
+
+    async def close(self) -> None:
+        """Disconnect. Safe to call twice."""
+        if self._own:
+            await self._wires.speak.close()
+            await self._wires.hear.close()
+
+    async def __aenter__(self) -> Customer:
+        self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @property
+    def relays(self) -> RelayPool:
+        """Where answers are heard."""
+        return self._wires.hear
+
+    async def ask(
+        self,
+        prompt: str | Iterable[Input | str],
+        *,
+        max_msat: int,
+        kind: int = 5050,
+        provider: str | None = None,
+        model: str | None = None,
+        max_tokens: int | None = None,
+        params: Mapping[str, str] | Iterable[Sequence[str]] = (),
+        output: str | None = None,
+        encrypted: bool | Scheme = False,
+        timeout: float = 300.0,  # noqa: ASYNC109
+    ) -> AsyncGenerator[Update, None]:
+        """Buy one answer: the updates as they come, the last of them `Done` or `Failed`.
+
+        `max_msat` is the most that it may cost (routing fees of the wallet come on top): it is sent as the
+        `bid`, and no invoice above it is paid. `provider` is an npub or hex. With one, its first payable quote
+        is paid at once. Without, the job is a broadcast: anybody may answer, whoever works without asking
+        for money first is let do so, else the cheapest quote within `Options.window` is paid; exactly one is.
+        Where several providers hold a balance of yours, each of them may take a broadcast: name one.
+
+        An invoice is paid only if it decodes, is over exactly the quoted amount, is for the wallet's network
+        and has not expired; and once only, whatever comes after: when the wallet does not know what became
+        of a payment, it is the result that is waited for. Without a payer the `Due` update has the invoice.
+
+        `encrypted` (True is NIP-44) needs a provider. `timeout` counts, in seconds, from the payment or from
+        the beginning of the work; after it the job is cancelled.
+
+        Leaving the iterator before the answer (close it: `contextlib.aclosing`) cancels the job as well: a
+        quote is void then, of work under way the used tokens are billed, and the rest of a payment stays on
+        the balance. Raises ValueError, before anything is sent, for what cannot be asked.
+        """
+        request = self._request(prompt, kind, provider, model, max_tokens, params, output, encrypted, max_msat)
+        if timeout <= 0:
+            raise ValueError("the time-out must be positive")
+        try:
+            network = await self._payers_network()
+        except WalletError as error:
+            yield Failed("payment-failed", f"the wallet cannot be used, so nothing was asked: {error}")
+            return
+        purchase = Purchase(
+            request,
+            self.keys,
+            self._wires,
+            max_msat=max_msat,
+            network=network,
+            payer=self._payer,
+            archive=self._archive,
+            timeout=timeout,
+            options=self._options,
+        )
+        async with aclosing(purchase.updates()) as updates:
+            async for update in updates:
+                yield update
+
+    async def buy(
+        self,
+        prompt: str | Iterable[Input | str],
+        *,
+        max_msat: int,
+        kind: int = 5050,
+        provider: str | None = None,
+        model: str | None = None,
+        max_tokens: int | None = None,
+        params: Mapping[str, str] | Iterable[Sequence[str]] = (),
+        output: str | None = None,
+        encrypted: bool | Scheme = False,
+        timeout: float = 300.0,  # noqa: ASYNC109
+    ) -> Done:
+        """As `ask`, for who wants the answer only. Raises JobFailed, and ValueError as `ask` does.
+
+        An answer whose receipt is wrong is an answer: look at `Done.verified` and `Done.problems`.
+        """
+        updates = self.ask(
+            prompt,
+            max_msat=max_msat,
+            kind=kind,
+            provider=provider,
+            model=model,
+            max_tokens=max_tokens,
+            params=params,
+            output=output,
+            encrypted=encrypted,
+            timeout=timeout,
+        )
+        async with aclosing(updates):
+            async for update in updates:
+                if isinstance(update, Done):
+                    return update
+                if isinstance(update, Failed):
+                    raise JobFailed(update)
+        raise AssertionError("the last update is Done or Failed")
+
+    async def cancel(self, request: Event, provider: str | None = None) -> bool:
+        """Publish the cancellation of a job of ours. True if a relay took it; the provider answers with the
+        error "cancelled", and with a receipt if it had begun."""
+        return await publish_cancel(self._wires.speak, self.keys, request, _hex(provider))
+
+    async def account(self, provider: str) -> Account:
+        """Our account at a provider (npub or hex), as its receipts on the relays and in the archive tell it.
+
+        Raises ArchiveError, and InvalidKey (a ValueError) for what is no public key.
+        """
+        return await fetch_account(
+            self._wires.hear, self.keys, parse_pubkey(provider), self._archive, timeout=self._options.query
+        )
+
+    async def announcements(self, provider: str) -> list[Announcement]:
+        """What a provider (npub or hex) announces. Raises InvalidKey (a ValueError)."""
+        return await fetch_announcements(self._wires.hear, parse_pubkey(provider), timeout=self._options.query)
+
+    def _request(
+        self,
+        prompt: str | Iterable[Input | str],
+        kind: int,
+        provider: str | None,
+        model: str | None,
+        max_tokens: int | None,
+        params: Mapping[str, str] | Iterable[Sequence[str]],
+        output: str | None,
+        encrypted: bool | Scheme,
+        max_msat: int,
+    ) -> JobRequest:
+        """The signed request, read back as the provider will read it. Raises ValueError."""
+        if max_msat < 0:
+            raise ValueError("the limit must not be negative")
+        scheme: Scheme | None = encrypted if isinstance(encrypted, str) else ("nip44" if encrypted else None)
+        if scheme is not None and provider is None:
+            raise ValueError("an encrypted job names the provider that can read it")
+        named = _hex(provider)
+        pairs = list(params.items()) if isinstance(params, Mapping) else [tuple(param) for param in params]
+        if model is not None:
+            pairs.append(("model", model))
+        if max_tokens is not None:
+            pairs.append(("max_tokens", str(max_tokens)))
+        draft = request_draft(
+            kind,
+            [prompt] if isinstance(prompt, str) else prompt,
+            params=pairs,
+            output=output,
+            bid=max_msat,
+            relays=self._named,
+            providers=[] if named is None else [named],
+            keys=self.keys,
+            scheme=scheme,
+        )
+        request = parse_request(draft.sign(self.keys, int(time.time())), self.keys)
+        request.require_input()
+        return request
+
+    async def _payers_network(self) -> str | None:
+        """The network of the wallet; None without one. Raises WalletError."""
+        if self._payer is None:
+            return None
+        if self._network is None:
+            try:
+                self._network = (await self._payer.info()).network
+            except WalletError as error:
+                if error.code not in ("unsupported", "restricted"):
+                    raise
+                # A connection that may pay and tell nothing of itself is one to real money.
+                self._network = "mainnet"
+        return self._network
+
+
+def _hex(provider: str | None) -> str | None:
+    return None if provider is None else parse_pubkey(provider)

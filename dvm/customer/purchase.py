@@ -1,0 +1,478 @@
+"""One job bought: publish, be quoted, pay once, listen, check the receipt.
+
+What a subscription brings is a hint: relays drop events, and both they and the provider restart. So the
+stored events of the job are asked for regularly, and the request is published again while nobody answers
+(its id makes it the same job).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+from dvm.customer.account import fetch_account, fetch_announcements
+from dvm.customer.archive import Archive, ArchiveError
+from dvm.customer.checking import check_receipt, matching
+from dvm.customer.conversation import Conversation
+from dvm.customer.quotes import LEAST_SECONDS
+from dvm.customer.updates import (
+    Answered,
+    Asked,
+    Done,
+    Due,
+    FailCode,
+    Failed,
+    Paid,
+    PaymentUnclear,
+    Quoted,
+    Receipted,
+    Update,
+)
+from dvm.lightning.base import InvoiceState, Payment, WalletError, WalletInfo
+from dvm.nip90 import FEEDBACK, RECEIPT, TO_RESULT, Announcement, JobRequest, Receipt, cancel_draft
+from dvm.nostr import Event, Filter, Keys, RelayPool
+
+log = logging.getLogger(__name__)
+
+LEAVING_SECONDS = 5.0
+"""How long leaving a job in the middle may take: its cancellation is published on the way out."""
+
+
+# What our own providers say (docs/errors.md); any other error is a refusal.
+_CODES: dict[str, FailCode] = {"cancelled": "cancelled", "bid-too-low": "too-dear"}
+
+
+class Payer(Protocol):
+    """The part of a `Wallet` that pays."""
+
+    async def info(self) -> WalletInfo: ...
+    async def pay(self, bolt11: str, *, fee_limit_msat: int) -> Payment: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How patient a customer is; times in seconds, amounts in msat.
+
+    `quote`: for a first sign of life. `window`: for cheaper offers, after the first. `by_hand`: for
+    somebody to pay the invoice. `silence`: for a word from who answers a broadcast without being paid.
+    `receipt`: for the receipt, after the result. Routing fees are limited to the larger of `fee_msat` and
+    one part in `fee_part` of the price.
+    """
+
+    publish: float = 10.0
+    quote: float = 30.0
+    window: float = 2.0
+    by_hand: float = 900.0
+    silence: float = 60.0
+    receipt: float = 15.0
+    poll: float = 5.0
+    republish: float = 15.0
+    query: float = 5.0
+    fee_msat: int = 5_000
+    fee_part: int = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Wires:
+    """How a customer speaks and hears: see `Customer` for why these are two connections."""
+
+    speak: RelayPool
+    hear: RelayPool
+
+
+class Purchase:
+    """One job from its request to its end; made by `Customer.ask`, used once."""
+
+    def __init__(
+        self,
+        request: JobRequest,
+        keys: Keys,
+        wires: Wires,
+        *,
+        max_msat: int,
+        network: str | None,
+        payer: Payer | None,
+        archive: Archive | None,
+        timeout: float,
+        options: Options,
+    ) -> None:
+        self._request, self._keys, self._wires = request, keys, wires
+        self._max_msat, self._payer, self._archive = max_msat, payer, archive
+        self._timeout, self._options = timeout, options
+        self._talk = Conversation(request, keys, max_msat=max_msat, network=network, now=time.time)
+        self._changed = asyncio.Event()
+        self._payment: asyncio.Task[Payment] | None = None
+        self._state: InvoiceState | None = None  # of our payment, once the wallet has said
+        self._refused = ""  # why the wallet did not pay
+        self._announcements: asyncio.Task[list[Announcement]] | None = None
+        self._heard_at = 0.0
+        self._published = self._cancelled = self._finished = False
+
+    async def updates(self) -> AsyncGenerator[Update, None]:
+        """See `Customer.ask`."""
+        wanted = self._filter()
+        subscription = self._wires.hear.subscribe(wanted, lambda event, _: self._take(event))
+        poll = asyncio.get_running_loop().create_task(self._poll_for_ever(), name="customer poll")
+        try:
+            async with aclosing(self._play()) as play:
+                async for update in play:
+                    self._finished = isinstance(update, Done | Failed)
+                    yield update
+        finally:
+            subscription.close()
+            tasks = [task for task in (poll, self._announcements, self._payment) if task is not None]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if not self._finished and self._talk.result is None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LEAVING_SECONDS):
+                        await self._cancel()
+
+    # --- the course of things --------------------------------------------------------------------------
+
+    async def _play(self) -> AsyncGenerator[Update, None]:
+        if self._talk.named is not None:
+            self._ask_for_prices(self._talk.named)
+        event = self._request.event
+        published = await self._wires.speak.publish(event, timeout=self._options.publish)
+        if not published:
+            reasons = "; ".join(f"{url}: {reason}" for url, reason in sorted(published.failed.items()))
+            yield self._failed("unpublished", f"no relay took the request: {reasons or 'there is none'}")
+            return
+        self._published = True
+        yield Asked(event, tuple(published.accepted))
+        failure: Failed | None = None
+        async for update in self._find_offer():
+            if isinstance(update, Failed):
+                failure = update
+            else:
+                yield update
+        if failure is None and not self._talk.over:
+            quote = self._cheapest()
+            if quote is None:
+                failure = self._failed("no-answer", "the quotes expired before one could be chosen")
+            else:
+                async for update in self._pay_and_wait(quote):
+                    if isinstance(update, Failed):
+                        failure = update
+                    else:
+                        yield update
+        async for update in self._end(failure):
+            yield update
+
+    async def _find_offer(self) -> AsyncGenerator[Update, None]:
+        """Until the job is over, or there is an offer to pay. A `Failed` says that there will be none."""
+        talk, options = self._talk, self._options
+        deadline = self._in(options.quote)
+
+        def somebody() -> object:
+            return talk.over or talk.working or talk.offers or self._hopeless
+
+        while True:
+            async for update in self._watch(somebody, deadline):
+                yield update
+            if talk.over:
+                return
+            if talk.working is not None:
+                async for update in self._wait_for_unpaid():
+                    yield update
+                    if isinstance(update, Failed):
+                        return
+                deadline = max(deadline, self._in(options.window))
+            elif talk.offers:
+                if talk.named is None:
+                    # Others may be cheaper, or our balance with them may cover the job.
+                    async for update in self._watch(lambda: talk.over or talk.working, self._in(options.window)):
+                        yield update
+                if not talk.over and talk.working is None:
+                    return
+            else:
+                yield self._no_offer()
+                return
+
+    async def _wait_for_unpaid(self) -> AsyncGenerator[Update, None]:
+        """Somebody works without payment: until that is over, it asks for money after all, or falls silent."""
+        talk, options = self._talk, self._options
+        worker = talk.working
+        assert worker is not None  # noqa: S101 - the caller has seen it
+        self._ask_for_prices(worker)
+        deadline = self._in(self._timeout)
+        self._heard_at = self._now()
+        while True:
+            silent_at = deadline if talk.named else min(deadline, self._heard_at + options.silence)
+            async for update in self._watch(lambda: talk.over or talk.working is None, silent_at):
+                yield update
+            if talk.over or talk.working is None:
+                return
+            if self._now() >= deadline:
+                yield self._failed("timeout", self._no_result)
+                return
+            if self._heard_at + options.silence <= self._now():
+                talk.dismiss()
+                return
+
+    async def _pay_and_wait(self, quote: Quoted) -> AsyncGenerator[Update, None]:
+        """Pay this one quote, once, and wait for what comes of it. A `Failed` says that nothing will."""
+        talk = self._talk
+        talk.choose(quote)
+        self._ask_for_prices(quote.provider)
+        yield Due(quote, by_hand=self._payer is None)
+        if self._payer is None:
+            patience = min(self._options.by_hand, max(quote.expires_at - time.time(), 0))
+            async for update in self._watch(lambda: talk.over or talk.begun, self._in(patience)):
+                yield update
+            if not talk.over and not talk.begun:
+                yield self._failed("unpaid", "the invoice was not paid in time")
+                return
+        else:
+            fee = max(self._options.fee_msat, quote.msat // self._options.fee_part)
+            # A task, since a provider may be quicker than the wallet's own answer. It is made once.
+            self._payment = asyncio.get_running_loop().create_task(
+                self._payer.pay(quote.bolt11, fee_limit_msat=fee), name="customer payment"
+            )
+            self._payment.add_done_callback(self._on_paid)
+        async for update in self._watch(lambda: talk.over or self._refused, self._in(self._timeout)):
+            yield update
+        if talk.over:
+            return
+        if self._refused:
+            yield self._failed("payment-failed", f"the wallet did not pay: {self._refused}")
+        elif self._payer is not None and self._state is not InvoiceState.SETTLED:
+            yield self._failed("timeout", f"it is not known whether the wallet paid, and {self._no_result}")
+        else:
+            yield self._failed("timeout", f"paid, and {self._no_result}")
+
+    async def _end(self, failure: Failed | None) -> AsyncGenerator[Update, None]:
+        """The answer, the receipt, and the last update."""
+        talk = self._talk
+        if failure is not None and talk.result is None:
+            # Whatever is still open there must not be paid or worked at any more.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LEAVING_SECONDS):
+                    await self._cancel()
+        elif talk.unreadable is not None:
+            failure = self._failed("unreadable", f"the result cannot be used: {talk.unreadable}")
+        # After a failure there is something to wait for only if money may have moved.
+        moved = self._may_have_paid or (failure is not None and failure.code == "timeout")
+        deadline = self._in(self._options.receipt if talk.result is not None or moved else 0.0)
+        if talk.result is None:
+            async for update in self._watch(lambda: talk.result or self._receipt_settled, deadline):
+                yield update
+        if talk.result is not None:
+            yield Answered(talk.result.provider, talk.result.content or "", talk.result.event)
+            async for update in self._watch(lambda: self._receipt_settled, deadline):
+                yield update
+        receipted = None
+        if (receipt := talk.receipt) is not None:
+            receipted = await self._checked(receipt)
+            yield receipted
+        if talk.result is not None:
+            yield self._done(receipted)
+        else:
+            yield self._final_failure(failure, receipted)
+
+    # --- pieces ----------------------------------------------------------------------------------------
+
+    @property
+    def _hopeless(self) -> bool:
+        """Whether the only provider that was asked has made an offer that cannot be paid."""
+        return self._talk.named is not None and self._talk.named in self._talk.declined
+
+    @property
+    def _no_result(self) -> str:
+        return f"no result came within {self._timeout:g} seconds"
+
+    @property
+    def _may_have_paid(self) -> bool:
+        if self._talk.chosen is None:
+            return False
+        if self._payer is None:
+            return self._talk.begun or self._talk.over
+        return not self._refused
+
+    @property
+    def _receipt_settled(self) -> bool:
+        """Whether the receipt is there and, if a payment is under way, the wallet's word on it."""
+        here = self._talk.receipt is not None or self._talk.bad_receipt is not None
+        return here and (self._payment is None or self._payment.done())
+
+    def _cheapest(self) -> Quoted | None:
+        now = time.time()
+        live = [quote for quote in self._talk.offers.values() if quote.expires_at >= now + LEAST_SECONDS]
+        return min(live, key=lambda quote: quote.msat, default=None)
+
+    def _no_offer(self) -> Failed:
+        declined = list(self._talk.declined.values())
+        if not declined:
+            who = "the provider has not" if self._talk.named else "no provider has"
+            return self._failed("no-answer", f"{who} answered within {self._options.quote:g} seconds")
+        code: FailCode = "unpayable"
+        if all(each.code == "refused" for each in declined):
+            code = "refused"
+        elif any(each.code == "too-dear" for each in declined):
+            code = "too-dear"
+        elif all(each.code == "silent" for each in declined):
+            code = "no-answer"
+        return self._failed(code, "; ".join(dict.fromkeys(each.text for each in declined[:3])))
+
+    def _done(self, receipted: Receipted | None) -> Done:
+        talk = self._talk
+        assert talk.result is not None  # noqa: S101 - the caller has seen it
+        problems = list(talk.problems)
+        if receipted is not None:
+            problems += receipted.problems
+        elif talk.bad_receipt is not None:
+            problems.append(f"its receipt cannot be read: {talk.bad_receipt}")
+        paid = talk.chosen if self._may_have_paid else None
+        return Done(
+            provider=talk.result.provider,
+            text=talk.result.content or "",
+            request=self._request.event,
+            result=talk.result.event,
+            msat=0 if paid is None else paid.msat,
+            payment_hash=None if paid is None else paid.payment_hash,
+            receipt=receipted,
+            problems=tuple(problems),
+        )
+
+    def _final_failure(self, failure: Failed | None, receipted: Receipted | None) -> Failed:
+        if failure is not None:
+            code, text = failure.code, failure.text
+        else:
+            said, text = self._talk.error or ("", "")
+            code = _CODES.get(said, "refused")
+            text = f"{said}: {text}" if text and said != text else said
+        return self._failed(code, text, receipted)
+
+    def _failed(self, code: FailCode, text: str, receipted: Receipted | None = None) -> Failed:
+        paid = self._talk.chosen if self._may_have_paid else None
+        return Failed(
+            code,
+            text,
+            provider=self._talk.provider,
+            request=self._request.event,
+            msat=0 if paid is None else paid.msat,
+            payment_hash=None if paid is None else paid.payment_hash,
+            receipt=receipted,
+        )
+
+    async def _checked(self, receipt: Receipt) -> Receipted:
+        announcements = [] if self._announcements is None else await self._announcements
+        account = None
+        for archive in (self._archive, None):
+            try:
+                account = await fetch_account(
+                    self._wires.hear,
+                    self._keys,
+                    receipt.provider,
+                    archive,
+                    also=[receipt.event],
+                    timeout=self._options.query,
+                )
+                break
+            except ArchiveError as error:
+                log.warning("receipts are not kept: %s", error)
+        return check_receipt(
+            receipt,
+            request=self._request,
+            provider=self._talk.provider or receipt.provider,
+            result=self._talk.result,
+            quote=self._talk.chosen if self._may_have_paid else None,
+            max_msat=self._max_msat,
+            announcement=matching(announcements, receipt),
+            account=account,
+        )
+
+    def _ask_for_prices(self, provider: str) -> None:
+        """Fetch the announcement now: its prices may change while the job runs."""
+        if self._announcements is None:
+            self._announcements = asyncio.get_running_loop().create_task(
+                fetch_announcements(self._wires.hear, provider, timeout=self._options.query)
+            )
+
+    def _on_paid(self, task: asyncio.Task[Payment]) -> None:
+        """The wallet has answered. Only a definite failure is one; whatever else is never paid again."""
+        quote = self._talk.chosen
+        if task.cancelled() or quote is None:
+            return
+        error = task.exception()
+        if isinstance(error, WalletError):  # raised before anything left
+            self._refused = str(error)
+        elif error is not None:
+            log.error("the wallet failed in an unexpected way: %s", type(error).__name__)
+            self._state = InvoiceState.UNKNOWN
+        else:
+            payment = task.result()
+            self._state = payment.state
+            if payment.state is InvoiceState.FAILED:
+                self._refused = "the payment failed"
+        if self._state is InvoiceState.SETTLED:
+            fee = task.result().fee_msat
+            self._talk.news.append(Paid(quote.provider, quote.msat, fee, quote.payment_hash))
+        elif not self._refused:
+            self._talk.news.append(PaymentUnclear(quote.provider, quote.msat, quote.payment_hash))
+        self._changed.set()
+
+    async def _cancel(self) -> None:
+        if self._published and not self._cancelled:
+            self._cancelled = True
+            await publish_cancel(self._wires.speak, self._keys, self._request.event, self._talk.provider)
+
+    # --- hearing ---------------------------------------------------------------------------------------
+
+    def _filter(self) -> Filter:
+        """Whatever mentions the job; from its provider only, where that is known."""
+        kinds = [FEEDBACK, RECEIPT, self._request.kind + TO_RESULT]
+        provider = self._talk.provider
+        return Filter(kinds=kinds, authors=None if provider is None else [provider], tags={"e": [self._request.id]})
+
+    def _take(self, event: Event) -> None:
+        self._talk.take(event)
+        if event.pubkey == self._talk.provider:
+            self._heard_at = asyncio.get_running_loop().time()
+        self._changed.set()
+
+    async def _poll_for_ever(self) -> None:
+        loop = asyncio.get_running_loop()
+        published_at = loop.time()
+        while True:
+            await asyncio.sleep(self._options.poll)
+            for event in await self._wires.hear.query(self._filter(), timeout=self._options.query):
+                self._take(event)
+            quiet_since = max(published_at, self._heard_at)
+            if self._published and not self._talk.over and loop.time() - quiet_since >= self._options.republish:
+                published_at = loop.time()
+                await self._wires.speak.publish(self._request.event, timeout=self._options.publish)
+
+    async def _watch(self, ready: Callable[[], object], deadline: float) -> AsyncGenerator[Update, None]:
+        """The news, until `ready` or the deadline (of the loop's clock)."""
+        while True:
+            while self._talk.news:
+                yield self._talk.news.popleft()
+            if ready() or self._now() >= deadline:
+                return
+            self._changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    await self._changed.wait()
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+    def _in(self, seconds: float) -> float:
+        return self._now() + seconds
+
+
+async def publish_cancel(speak: RelayPool, keys: Keys, request: Event, provider: str | None) -> bool:
+    """Publish the deletion (kind 5) of a job of ours. Whether a relay took it."""
+    draft = cancel_draft(request.id, request.kind)
+    named = [p for p in request.values("p") if p] or ([] if provider is None else [provider])
+    draft.tags.extend(["p", each] for each in named)
+    return bool(await speak.publish(draft.sign(keys, int(time.time()))))
