@@ -15,7 +15,6 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
-from websockets.protocol import State as ConnectionState
 
 from dvm.nostr import frames
 from dvm.nostr.addresses import AddressRefused, check_url
@@ -27,12 +26,11 @@ from dvm.nostr.options import RelayOptions
 from dvm.nostr.outgoing import Done, Outgoing
 from dvm.nostr.requests import Request, Requests
 from dvm.nostr.status import Counters, RelayStatus, State
+from dvm.nostr.writer import Writer
 
 log = logging.getLogger(__name__)
 
 _ENVELOPE = 4096  # bytes of a frame around its event
-_WRITE = 65_536  # characters after which a write does not wait for more
-_STALL = 0.05  # seconds between two looks at a relay that does not read
 _LOG_INTERVAL = 60.0  # seconds between two log lines on one relay
 
 
@@ -69,14 +67,13 @@ class Relay:
         self._on_state, self._lasting, self._locate = on_state, lasting, locate
         self._connection: ClientConnection | None = None
         self._task: asyncio.Task[None] | None = None
-        self._unsent: list[str] = []
-        self._unsent_size = 0
-        self._stalled: asyncio.TimerHandle | None = None
         self._next_log = 0.0
-        self._auth = Authentication(self.url, keys, self._send, self._authenticated)
+        self._writer = Writer(self._options.send_buffer, self._options.ping_timeout, on_drained=self._resume)
+        send = self._writer.send
+        self._auth = Authentication(self.url, keys, send, self._authenticated)
         delay = self._options.retry_delay
-        self._outgoing = Outgoing(self._send, self._auth.demand, retry_delay=delay, limit=self._options.max_pending)
-        self._requests = Requests(self._send, self._auth.demand, retry_delay=delay)
+        self._outgoing = Outgoing(send, self._auth.demand, retry_delay=delay, limit=self._options.max_pending)
+        self._requests = Requests(send, self._auth.demand, retry_delay=delay)
 
     @property
     def connected(self) -> bool:
@@ -270,6 +267,8 @@ class Relay:
                     close_timeout=1.0,
                     max_size=options.frame_bytes,
                     max_queue=64,
+                    # Below this, websockets' ping does not wait behind what the relay has yet to read.
+                    write_limit=options.send_buffer,
                     user_agent_header="lightning-dvm",
                     **kwargs,
                 )
@@ -284,6 +283,7 @@ class Relay:
             # Nagle's algorithm against delayed acknowledgements costs 40 ms a message.
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._connection = connection
+        self._writer.attach(connection)
         self.counters.connections += 1
         self._set_state("connected")
         self._requests.connected()
@@ -298,11 +298,7 @@ class Relay:
 
     async def _lost(self, connection: ClientConnection) -> None:
         self._connection = None
-        self._unsent.clear()
-        self._unsent_size = 0
-        if self._stalled is not None:
-            self._stalled.cancel()
-            self._stalled = None
+        self._writer.detach()
         self._auth.reset()
         self._requests.disconnected()
         if connection.transport.get_write_buffer_size():
@@ -341,54 +337,9 @@ class Relay:
         if not asked:
             counters.unasked += 1
 
-    def _send(self, frame: str) -> bool:
-        connection = self._connection
-        if connection is None:
-            return False
-        if self._stalled is not None or connection.transport.get_write_buffer_size() > self._options.send_buffer:
-            if self._stalled is None:
-                self._look_later(connection.transport.get_write_buffer_size(), self._options.ping_timeout)
-            return False
-        if not self._unsent:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._unsent.append(frame)
-        self._unsent_size += len(frame)
-        if self._unsent_size > _WRITE:
-            self._flush()
-        return True
-
-    def _look_later(self, size: int, patience: float) -> None:
-        """It reads more slowly than we write: pile nothing up, and look again at how it gets on."""
-        self._stalled = asyncio.get_running_loop().call_later(_STALL, self._look, size, patience)
-
-    def _look(self, before: int, patience: float) -> None:
-        self._stalled = None
-        if self._connection is None:
-            return
-        size = self._connection.transport.get_write_buffer_size()
-        if size <= self._options.send_buffer // 2:
-            self._requests.resume()
-            self._outgoing.resume()
-        elif size < before:
-            self._look_later(size, self._options.ping_timeout)
-        elif patience > 0:
-            self._look_later(size, patience - _STALL)
-        else:  # websockets' own ping would wait for ever behind what is not read
-            self._connection.transport.abort()
-
-    def _flush(self) -> None:
-        """Write all that this turn of the loop has to send at once: the system call is the dearest part of it.
-
-        Synchronous, where websockets' own `send` is a coroutine that a slow relay can hold up.
-        """
-        unsent, self._unsent, self._unsent_size = self._unsent, [], 0
-        connection = self._connection
-        if not unsent or connection is None or connection.state is not ConnectionState.OPEN:
-            return  # what has no answer is sent again over the next connection
-        protocol = connection.protocol
-        for frame in unsent:
-            protocol.send_text(frame.encode())
-        connection.transport.write(b"".join(protocol.data_to_send()))
+    def _resume(self) -> None:
+        self._requests.resume()
+        self._outgoing.resume()
 
     def _authenticated(self, error: str | None) -> None:
         if error is not None:
