@@ -21,7 +21,6 @@ class DataDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.database = path / "dvm.sqlite"
         self.nsec = path / "nsec"
         self._health = path / "health.json"
         self._lock = path / "lock"

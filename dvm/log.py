@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import IO, Any, Literal
 from urllib.parse import quote
 
-from dvm.problems import redact
+from dvm.problems import printable, redact
 
 Style = Literal["text", "json"]
 
@@ -137,10 +137,12 @@ class _Formatter(logging.Formatter):
                 return self.clean(value)
             case bytes() | bytearray():
                 return f"{len(value)} bytes"
-            case Mapping() if depth < _MAX_DEPTH:
+            case Mapping() | list() | tuple() | set() | frozenset() if depth >= _MAX_DEPTH:
+                return "…"
+            case Mapping():
                 pairs = list(value.items())[:MAX_ITEMS]
                 return {self.clean(str(key)): self.plain(inner, depth + 1) for key, inner in pairs}
-            case list() | tuple() | set() | frozenset() if depth < _MAX_DEPTH:
+            case list() | tuple() | set() | frozenset():
                 return [self.plain(inner, depth + 1) for inner in list(value)[:MAX_ITEMS]]
             case _:
                 return self.clean(str(value))
@@ -164,20 +166,15 @@ class _Text(_Formatter):
         logger, trace = fields.pop("logger"), fields.pop("traceback", "")
         if not logger.startswith("dvm"):
             fields["logger"] = logger
-        pairs = "".join(f"  {_visible(key)}={_visible_value(value)}" for key, value in fields.items())
-        rest = "".join(f"\n  {_visible(part)}" for part in trace.splitlines())
-        return f"{stamp} {level:<8} {_visible(event)}{pairs}{rest}"
+        pairs = "".join(f"  {printable(key)}={_shown(value)}" for key, value in fields.items())
+        rest = "".join(f"\n  {printable(part)}" for part in trace.splitlines())
+        return f"{stamp} {level:<8} {printable(event)}{pairs}{rest}"
 
 
-def _visible(text: str) -> str:
-    # A relay's words reach an operator's terminal: no control character may act there, no line be forged.
-    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def _visible_value(value: object) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, str) and value and " " not in value and '"' not in value:
-        return _visible(value)
-    return _visible(json.dumps(value, ensure_ascii=False))
+        return printable(value)
+    return printable(json.dumps(value, ensure_ascii=False))
 
 
 def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -43,7 +43,7 @@ class ConfigError(Exception):
     """
 
     def __init__(self, problems: Iterable[str]) -> None:
-        self.problems = tuple(redact(problem) for problem in problems)
+        self.problems = tuple(printable(redact(problem)) for problem in problems)
         super().__init__("\n".join(self.problems))
 
 
@@ -52,6 +52,11 @@ def redact(text: str) -> str:
     for _, shape in _SHAPES:
         text = shape.sub("[secret]", text)
     return text
+
+
+def printable(text: str) -> str:
+    """`text` with escapes for what acts on a terminal or begins a line: strangers and files choose words."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

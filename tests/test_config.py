@@ -307,6 +307,7 @@ def outcome(file: Path) -> tuple[str, ...] | None:
 
 @given(tables=NEAR_CONFIGURATIONS, replace=st.booleans())
 @example(tables={"models": {"echo": {"provider": []}}, "wallet": {"type": {}}}, replace=True)
+@example(tables={"models": {"\x1f": []}}, replace=True)
 @example(tables={"service": [{"kind": True, "models": [[]]}, 5]}, replace=True)
 def test_any_toml_is_a_configuration_or_a_config_error(
     tmp_path_factory: pytest.TempPathFactory, tables: dict[str, Any], replace: bool
