@@ -19,24 +19,7 @@ from dvm.nostr.options import PoolOptions
 from dvm.nostr.pool import RelayPool
 
 KIND, RESULT = 5050, 6050
-WORDS = [
-    "the",
-    "quick",
-    "brown",
-    "fox",
-    "jumps",
-    "over",
-    "the",
-    "lazy",
-    "dog",
-    "and",
-    "pays",
-    "for",
-    "every",
-    "token",
-    "of",
-    "it",
-]
+WORDS = ["a", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "and", "pays", "for", "every", "token"]
 
 
 @dataclass
