@@ -14,6 +14,7 @@ class Hints:
 
     def __init__(self) -> None:
         self._readers: set[_Reader] = set()
+        self._closed = False
 
     def tell(self, payment_hash: str) -> None:
         for reader in self._readers:
@@ -23,9 +24,12 @@ class Hints:
         """What is told from this call on; ends when the wallet is closed."""
         reader = _Reader()
         self._readers.add(reader)
+        if self._closed:
+            reader.end()
         return self._read(reader)
 
     def close(self) -> None:
+        self._closed = True
         for reader in self._readers:
             reader.end()
 

@@ -80,8 +80,13 @@ class NwcWallet:
         await self._client.close()
 
     async def info(self) -> WalletInfo:
-        told = await self._client.request("get_info", {})
-        self._network = self._network or _network(told)
+        try:
+            told = await self._client.request("get_info", {})
+            self._network = self._network or _network(told)
+        except WalletError as error:
+            if error.code not in ("unsupported", "restricted"):
+                raise
+            told = {}  # its announcement says most of it
         balance: int | None = None
         with contextlib.suppress(WalletError):  # a connection may well be forbidden to ask
             amount = (await self._client.request("get_balance", {})).get("balance")
@@ -219,7 +224,9 @@ class NwcWallet:
             try:
                 self._network = _network(await self._client.request("get_info", {}))
             except WalletError as error:
-                if error.code not in ("unsupported", "restricted", "failed"):
+                if error.code == "failed":
+                    return "mainnet"  # asked again next time
+                if error.code not in ("unsupported", "restricted"):
                     raise
                 self._network = "mainnet"
         return self._network

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _SKEW = 600  # seconds that the wallet's clock may be behind ours
 _MAX_BACKOFF = 60.0
+_PAY = "pay_invoice"  # the one request whose repetition might cost something
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,7 @@ class NwcClient:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (self._options.timeout if timeout is None else timeout)
         other_scheme = False
+        limited: RequestError | None = None
         async with self._slot(deadline):
             while True:
                 await self._pace(deadline)
@@ -134,11 +136,16 @@ class NwcClient:
                     result = await self._exchange(method, params, scheme, deadline)
                 except RequestError as error:
                     if error.nip47 == "RATE_LIMITED":
+                        limited = error
                         self._slow_down()
                     elif error.nip47 == "UNSUPPORTED_ENCRYPTION" and not other_scheme:
                         other_scheme = True
                     else:
                         raise
+                except WalletError as error:
+                    if limited is None or error.code != "unreachable" or method == _PAY:
+                        raise
+                    raise limited from None  # time ran out in the next attempt: that says more
                 else:
                     self._backoff = 0.0
                     if other_scheme:
@@ -160,7 +167,7 @@ class NwcClient:
                 event = self._signed(method, params, scheme, deadline - loop.time())
                 sent.append(event.id)
                 self._waiting[event.id] = answered
-                until = deadline if method == "pay_invoice" else min(deadline, loop.time() + self._options.resend)
+                until = deadline if method == _PAY else min(deadline, loop.time() + self._options.resend)
                 if publishing is not None:
                     publishing.cancel()
                 publishing = loop.create_task(self._speak.publish(event, timeout=max(until - loop.time(), 0.1)))

@@ -111,4 +111,5 @@ class WalletContract:
         await bench.wallet.close()
         async with asyncio.timeout(10):
             assert await reader is None
+            assert await anext(bench.wallet.settlements(), None) is None
         await bench.wallet.close()

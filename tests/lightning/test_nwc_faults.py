@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pynostr.key import PrivateKey as NostrKey
 
-from dvm.lightning import bolt11
+from dvm.lightning import base, bolt11
 from dvm.lightning.base import InvoiceState, WalletError
 from dvm.lightning.nip47 import ERRORS
 from dvm.lightning.nwc import NwcWallet
@@ -97,12 +97,16 @@ async def test_no_answer_is_unreachable_and_never_unpaid() -> None:
     async with setup(options=IMPATIENT) as ready:
         payment_hash = await made(ready)
         ready.shop.faults.drop_requests = True
-        with pytest.raises(WalletError) as error:
-            await made(ready)
-        assert error.value.code == "unreachable"
-        assert (await ready.wallet.lookup(payment_hash)).state is UNKNOWN
-        found = await ready.wallet.lookup_many([payment_hash], int(time.time()))
-        assert found[payment_hash].state is UNKNOWN
+        refused, one, many = await asyncio.gather(
+            made(ready),
+            ready.wallet.lookup(payment_hash),
+            ready.wallet.lookup_many([payment_hash], int(time.time())),
+            return_exceptions=True,
+        )
+        assert isinstance(refused, WalletError)
+        assert refused.code == "unreachable"
+        assert one == base.UNKNOWN
+        assert many == {payment_hash: base.UNKNOWN}
 
 
 @pytest.mark.parametrize("lost", ["drop_requests", "drop_responses"])
@@ -219,6 +223,15 @@ async def test_invoices_of_another_network_than_configured_are_refused() -> None
         with pytest.raises(WalletError, match="regtest"):
             await wallet.create_invoice(1_000, description="a job", expiry=600)
         await wallet.close()
+
+
+async def test_what_get_info_may_not_tell_the_announcement_does() -> None:
+    async with setup(methods=["make_invoice", "lookup_invoice"]) as ready:
+        info = await ready.wallet.info()
+        assert (info.network, info.balance_msat) == ("mainnet", None)
+        assert (info.capabilities.push, info.capabilities.pay) == (True, False)
+        with pytest.raises(WalletError, match="mainnet is expected"):  # nothing said that it is regtest
+            await made(ready)
 
 
 @pytest.mark.parametrize(
