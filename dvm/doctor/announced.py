@@ -1,0 +1,41 @@
+"""Whether the world knows what is sold here: our announcement on the write relays, against the files."""
+
+from __future__ import annotations
+
+import asyncio
+
+from dvm.announcing import IDENTIFIER, drafts_of
+from dvm.config import Config, Relays
+from dvm.daemon import build_services
+from dvm.doctor.findings import Finding, Steps
+from dvm.nip90.wire import ANNOUNCEMENT
+from dvm.nostr import Filter, Keys, Relay
+
+SECONDS = 8.0
+
+
+class Announced:
+    """One question to each write relay, and one finding."""
+
+    def __init__(self, config: Config, relays: Relays, keys: Keys) -> None:
+        self._draft, *_ = drafts_of(config.identity, relays, build_services(config))
+        self._urls, self._keys = relays.write, keys
+
+    async def check(self) -> Steps:
+        relays = [Relay(url, keys=self._keys, lasting=False) for url in self._urls]
+        wanted = Filter(authors=[self._keys.pubkey], kinds=[ANNOUNCEMENT], tags={"d": [IDENTIFIER]})
+        try:
+            found = await asyncio.gather(*(relay.query([wanted], SECONDS) for relay in relays))
+        finally:
+            await asyncio.gather(*(relay.close() for relay in relays))
+        newest = [max(events, key=lambda event: event.created_at) for events in found if events]
+        current = [e for e in newest if (e.tags, e.content) == (self._draft.tags, self._draft.content)]
+        of = f"{len(self._urls)} write relay{'s' if len(self._urls) > 1 else ''}"
+        if current and len(current) == len(newest):
+            yield Finding("announcement", "", "ok", f"what is sold stands on {len(current)} of {of}")
+        elif newest:
+            seen = f"{len(newest) - len(current)} of {of} have an older one than the files"
+            yield Finding("announcement", "", "warning", seen, "Run `dvm announce`.")
+        else:
+            seen = "no write relay has one: nobody can know what is sold here"
+            yield Finding("announcement", "", "warning", seen, "Run `dvm announce`.")
