@@ -83,15 +83,17 @@ def stamp_of(purpose: str) -> Path:
 
 
 def usable() -> bool:
-    """Whether .venv has a Python that starts, is new enough, and believes to be where it is."""
-    check = "import sys, pip; print(sys.prefix if sys.version_info >= (3, 11) else '')"
+    """Whether .venv has a Python that starts and is new enough, and was made where it is.
+
+    In a checkout that was moved or copied, the commands in .venv/bin still start the old place's Python.
+    """
+    check = "import sys, pip; sys.exit(sys.version_info < (3, 11))"
     try:
-        done = subprocess.run(
-            [PYTHON, "-c", check], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
-        )
+        here = os.fsencode(VENV) in (VENV / "bin" / "pip").read_bytes()
+        done = subprocess.run([PYTHON, "-c", check], capture_output=True, check=False, stdin=subprocess.DEVNULL)
     except OSError:
         return False
-    return done.returncode == 0 and done.stdout.strip() == str(VENV)
+    return here and done.returncode == 0
 
 
 def run(command: list[str]) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dvm.config import Config
+from dvm.config import Config, ModelConfig
 from dvm.nostr.keys import Keys
 from dvm.problems import ConfigError
 from dvm.secrets import MAX_SECRET_BYTES, load_secrets
@@ -164,6 +164,13 @@ def test_only_what_is_used_needs_a_secret() -> None:
     assert (secrets.wallet, dict(secrets.api_keys)) == (None, {})
     (line,) = problems(config(None, {"type": "paper"}, far={"provider": "openai", "model": "m"}), EVERYTHING)
     assert "set OPENAI_API_KEY" in line
+
+
+def test_a_model_that_no_service_uses_needs_no_key() -> None:
+    used = config(None, {"type": "paper"}, echo={"provider": "echo"})
+    idle = ModelConfig(provider="gemini", model="m")
+    both = used.model_copy(update={"models": {**used.models, "idle": idle}})
+    assert dict(load_secrets(both, {"DVM_NSEC": HEX}).api_keys) == {}
 
 
 def test_nothing_shows_in_the_repr_and_the_log_learns_every_form() -> None:
