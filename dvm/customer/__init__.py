@@ -3,7 +3,7 @@
 from dvm.customer.account import Account, examine, fetch_account
 from dvm.customer.archive import Archive, ArchiveError
 from dvm.customer.client import Customer, JobFailed
-from dvm.customer.purchase import Options, Payer
+from dvm.customer.payment import Options, Payer
 from dvm.customer.purse import Purse, PurseError, data_directory, open_purse
 from dvm.customer.updates import (
     Answered,

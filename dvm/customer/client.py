@@ -8,7 +8,8 @@ from contextlib import aclosing
 
 from dvm.customer.account import Account, fetch_account, fetch_announcements
 from dvm.customer.archive import Archive
-from dvm.customer.purchase import Options, Payer, Purchase, Wires, publish_cancel
+from dvm.customer.payment import Options, Payer
+from dvm.customer.purchase import Purchase, publish_cancel
 from dvm.customer.updates import Done, Failed, Update
 from dvm.lightning.base import WalletError
 from dvm.nip90 import Announcement, Input, JobRequest, parse_request, request_draft
@@ -32,10 +33,8 @@ class Customer:
             async for update in customer.ask("What is a zap?", max_msat=50_000):
                 ...
 
-    `relays` are URLs: each is both read and written, over two connections. A relay that writes its `OK` and an
-    event in two small pieces over one connection delays the second by some 40 ms (Nagle's algorithm
-    waiting for our delayed ACK); what is published and what is heard do not wait for each other this way. A
-    RelayPool instead of URLs is used for both, and stays its owner's. `payer` must be started already.
+    `relays` are URLs, each of them both read and written; or a RelayPool, which stays its owner's. `payer` must
+    be started already.
     """
 
     def __init__(
@@ -55,22 +54,22 @@ class Customer:
         self._own = not isinstance(relays, RelayPool)
         self._named: tuple[str, ...] = ()
         if isinstance(relays, RelayPool):
-            self._wires = Wires(relays, relays)
+            self.relays = relays
         else:
             self._named = tuple(relays)[:MAX_RELAYS_NAMED]
-            self._wires = Wires(RelayPool([], relays, keys=keys), RelayPool(relays, [], keys=keys))
+            # One connection for both: a second one for publishing spares a few ms of some 100 where a relay
+            # does not send small messages at once, and costs strangers' relays twice the connections.
+            self.relays = RelayPool(relays, relays, keys=keys)
 
     def start(self) -> None:
         """Connect in the background. Returns at once."""
         if self._own:
-            self._wires.speak.start()
-            self._wires.hear.start()
+            self.relays.start()
 
     async def close(self) -> None:
         """Disconnect. Safe to call twice."""
         if self._own:
-            await self._wires.speak.close()
-            await self._wires.hear.close()
+            await self.relays.close()
 
     async def __aenter__(self) -> Customer:
         self.start()
@@ -78,11 +77,6 @@ class Customer:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-    @property
-    def relays(self) -> RelayPool:
-        """Where answers are heard."""
-        return self._wires.hear
 
     async def ask(
         self,
@@ -128,7 +122,7 @@ class Customer:
         purchase = Purchase(
             request,
             self.keys,
-            self._wires,
+            self.relays,
             max_msat=max_msat,
             network=network,
             payer=self._payer,
@@ -181,7 +175,7 @@ class Customer:
     async def cancel(self, request: Event, provider: str | None = None) -> bool:
         """Publish the cancellation of a job of ours. True if a relay took it; the provider answers with the
         error "cancelled", and with a receipt if it had begun."""
-        return await publish_cancel(self._wires.speak, self.keys, request, _hex(provider))
+        return await publish_cancel(self.relays, self.keys, request, _hex(provider))
 
     async def account(self, provider: str) -> Account:
         """Our account at a provider (npub or hex), as its receipts on the relays and in the archive tell it.
@@ -189,12 +183,12 @@ class Customer:
         Raises ArchiveError, and InvalidKey (a ValueError) for what is no public key.
         """
         return await fetch_account(
-            self._wires.hear, self.keys, parse_pubkey(provider), self._archive, timeout=self._options.query
+            self.relays, self.keys, parse_pubkey(provider), self._archive, timeout=self._options.query
         )
 
     async def announcements(self, provider: str) -> list[Announcement]:
         """What a provider (npub or hex) announces. Raises InvalidKey (a ValueError)."""
-        return await fetch_announcements(self._wires.hear, parse_pubkey(provider), timeout=self._options.query)
+        return await fetch_announcements(self.relays, parse_pubkey(provider), timeout=self._options.query)
 
     def _request(
         self,

@@ -12,13 +12,12 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
-from typing import Protocol
 
 from dvm.customer.account import fetch_account, fetch_announcements
 from dvm.customer.archive import Archive, ArchiveError
 from dvm.customer.checking import check_receipt, matching
 from dvm.customer.conversation import Conversation
+from dvm.customer.payment import OnePayment, Options, Payer
 from dvm.customer.quotes import LEAST_SECONDS
 from dvm.customer.updates import (
     Answered,
@@ -27,13 +26,10 @@ from dvm.customer.updates import (
     Due,
     FailCode,
     Failed,
-    Paid,
-    PaymentUnclear,
     Quoted,
     Receipted,
     Update,
 )
-from dvm.lightning.base import InvoiceState, Payment, WalletError, WalletInfo
 from dvm.nip90 import FEEDBACK, RECEIPT, TO_RESULT, Announcement, JobRequest, Receipt, cancel_draft
 from dvm.nostr import Event, Filter, Keys, RelayPool
 
@@ -47,44 +43,6 @@ LEAVING_SECONDS = 5.0
 _CODES: dict[str, FailCode] = {"cancelled": "cancelled", "bid-too-low": "too-dear"}
 
 
-class Payer(Protocol):
-    """The part of a `Wallet` that pays."""
-
-    async def info(self) -> WalletInfo: ...
-    async def pay(self, bolt11: str, *, fee_limit_msat: int) -> Payment: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How patient a customer is; times in seconds, amounts in msat.
-
-    `quote`: for a first sign of life. `window`: for cheaper offers, after the first. `by_hand`: for
-    somebody to pay the invoice. `silence`: for a word from who answers a broadcast without being paid.
-    `receipt`: for the receipt, after the result. Routing fees are limited to the larger of `fee_msat` and
-    one part in `fee_part` of the price.
-    """
-
-    publish: float = 10.0
-    quote: float = 30.0
-    window: float = 2.0
-    by_hand: float = 900.0
-    silence: float = 60.0
-    receipt: float = 15.0
-    poll: float = 5.0
-    republish: float = 15.0
-    query: float = 5.0
-    fee_msat: int = 5_000
-    fee_part: int = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Wires:
-    """How a customer speaks and hears: see `Customer` for why these are two connections."""
-
-    speak: RelayPool
-    hear: RelayPool
-
-
 class Purchase:
     """One job from its request to its end; made by `Customer.ask`, used once."""
 
@@ -92,7 +50,7 @@ class Purchase:
         self,
         request: JobRequest,
         keys: Keys,
-        wires: Wires,
+        relays: RelayPool,
         *,
         max_msat: int,
         network: str | None,
@@ -101,14 +59,12 @@ class Purchase:
         timeout: float,
         options: Options,
     ) -> None:
-        self._request, self._keys, self._wires = request, keys, wires
+        self._request, self._keys, self._relays = request, keys, relays
         self._max_msat, self._payer, self._archive = max_msat, payer, archive
         self._timeout, self._options = timeout, options
         self._talk = Conversation(request, keys, max_msat=max_msat, network=network, now=time.time)
         self._changed = asyncio.Event()
-        self._payment: asyncio.Task[Payment] | None = None
-        self._state: InvoiceState | None = None  # of our payment, once the wallet has said
-        self._refused = ""  # why the wallet did not pay
+        self._payment: OnePayment | None = None
         self._announcements: asyncio.Task[list[Announcement]] | None = None
         self._heard_at = 0.0
         self._published = self._cancelled = self._finished = False
@@ -116,7 +72,7 @@ class Purchase:
     async def updates(self) -> AsyncGenerator[Update, None]:
         """See `Customer.ask`."""
         wanted = self._filter()
-        subscription = self._wires.hear.subscribe(wanted, lambda event, _: self._take(event))
+        subscription = self._relays.subscribe(wanted, lambda event, _: self._take(event))
         poll = asyncio.get_running_loop().create_task(self._poll_for_ever(), name="customer poll")
         try:
             async with aclosing(self._play()) as play:
@@ -125,10 +81,12 @@ class Purchase:
                     yield update
         finally:
             subscription.close()
-            tasks = [task for task in (poll, self._announcements, self._payment) if task is not None]
+            tasks = [task for task in (poll, self._announcements) if task is not None]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            if self._payment is not None:
+                await self._payment.close()
             if not self._finished and self._talk.result is None:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(LEAVING_SECONDS):
@@ -140,7 +98,7 @@ class Purchase:
         if self._talk.named is not None:
             self._ask_for_prices(self._talk.named)
         event = self._request.event
-        published = await self._wires.speak.publish(event, timeout=self._options.publish)
+        published = await self._relays.publish(event, timeout=self._options.publish)
         if not published:
             reasons = "; ".join(f"{url}: {reason}" for url, reason in sorted(published.failed.items()))
             yield self._failed("unpublished", f"no relay took the request: {reasons or 'there is none'}")
@@ -231,19 +189,17 @@ class Purchase:
                 yield self._failed("unpaid", "the invoice was not paid in time")
                 return
         else:
-            fee = max(self._options.fee_msat, quote.msat // self._options.fee_part)
-            # A task, since a provider may be quicker than the wallet's own answer. It is made once.
-            self._payment = asyncio.get_running_loop().create_task(
-                self._payer.pay(quote.bolt11, fee_limit_msat=fee), name="customer payment"
-            )
-            self._payment.add_done_callback(self._on_paid)
-        async for update in self._watch(lambda: talk.over or self._refused, self._in(self._timeout)):
+            payment = OnePayment(self._payer, quote, self._options, talk.news.append, self._changed.set)
+            self._payment = payment
+        async for update in self._watch(
+            lambda: talk.over or (self._payment and self._payment.refused), self._in(self._timeout)
+        ):
             yield update
         if talk.over:
             return
-        if self._refused:
-            yield self._failed("payment-failed", f"the wallet did not pay: {self._refused}")
-        elif self._payer is not None and self._state is not InvoiceState.SETTLED:
+        if self._payment is not None and self._payment.refused:
+            yield self._failed("payment-failed", f"the wallet did not pay: {self._payment.refused}")
+        elif self._payment is not None and not self._payment.settled:
             yield self._failed("timeout", f"it is not known whether the wallet paid, and {self._no_result}")
         else:
             yield self._failed("timeout", f"paid, and {self._no_result}")
@@ -292,15 +248,15 @@ class Purchase:
     def _may_have_paid(self) -> bool:
         if self._talk.chosen is None:
             return False
-        if self._payer is None:
+        if self._payment is None:
             return self._talk.begun or self._talk.over
-        return not self._refused
+        return not self._payment.refused
 
     @property
     def _receipt_settled(self) -> bool:
         """Whether the receipt is there and, if a payment is under way, the wallet's word on it."""
         here = self._talk.receipt is not None or self._talk.bad_receipt is not None
-        return here and (self._payment is None or self._payment.done())
+        return here and (self._payment is None or self._payment.done)
 
     def _cheapest(self) -> Quoted | None:
         now = time.time()
@@ -368,7 +324,7 @@ class Purchase:
         for archive in (self._archive, None):
             try:
                 account = await fetch_account(
-                    self._wires.hear,
+                    self._relays,
                     self._keys,
                     receipt.provider,
                     archive,
@@ -393,36 +349,13 @@ class Purchase:
         """Fetch the announcement now: its prices may change while the job runs."""
         if self._announcements is None:
             self._announcements = asyncio.get_running_loop().create_task(
-                fetch_announcements(self._wires.hear, provider, timeout=self._options.query)
+                fetch_announcements(self._relays, provider, timeout=self._options.query)
             )
-
-    def _on_paid(self, task: asyncio.Task[Payment]) -> None:
-        """The wallet has answered. Only a definite failure is one; whatever else is never paid again."""
-        quote = self._talk.chosen
-        if task.cancelled() or quote is None:
-            return
-        error = task.exception()
-        if isinstance(error, WalletError):  # raised before anything left
-            self._refused = str(error)
-        elif error is not None:
-            log.error("the wallet failed in an unexpected way: %s", type(error).__name__)
-            self._state = InvoiceState.UNKNOWN
-        else:
-            payment = task.result()
-            self._state = payment.state
-            if payment.state is InvoiceState.FAILED:
-                self._refused = "the payment failed"
-        if self._state is InvoiceState.SETTLED:
-            fee = task.result().fee_msat
-            self._talk.news.append(Paid(quote.provider, quote.msat, fee, quote.payment_hash))
-        elif not self._refused:
-            self._talk.news.append(PaymentUnclear(quote.provider, quote.msat, quote.payment_hash))
-        self._changed.set()
 
     async def _cancel(self) -> None:
         if self._published and not self._cancelled:
             self._cancelled = True
-            await publish_cancel(self._wires.speak, self._keys, self._request.event, self._talk.provider)
+            await publish_cancel(self._relays, self._keys, self._request.event, self._talk.provider)
 
     # --- hearing ---------------------------------------------------------------------------------------
 
@@ -443,12 +376,12 @@ class Purchase:
         published_at = loop.time()
         while True:
             await asyncio.sleep(self._options.poll)
-            for event in await self._wires.hear.query(self._filter(), timeout=self._options.query):
+            for event in await self._relays.query(self._filter(), timeout=self._options.query):
                 self._take(event)
             quiet_since = max(published_at, self._heard_at)
             if self._published and not self._talk.over and loop.time() - quiet_since >= self._options.republish:
                 published_at = loop.time()
-                await self._wires.speak.publish(self._request.event, timeout=self._options.publish)
+                await self._relays.publish(self._request.event, timeout=self._options.publish)
 
     async def _watch(self, ready: Callable[[], object], deadline: float) -> AsyncGenerator[Update, None]:
         """The news, until `ready` or the deadline (of the loop's clock)."""
@@ -470,9 +403,9 @@ class Purchase:
         return self._now() + seconds
 
 
-async def publish_cancel(speak: RelayPool, keys: Keys, request: Event, provider: str | None) -> bool:
+async def publish_cancel(relays: RelayPool, keys: Keys, request: Event, provider: str | None) -> bool:
     """Publish the deletion (kind 5) of a job of ours. Whether a relay took it."""
     draft = cancel_draft(request.id, request.kind)
     named = [p for p in request.values("p") if p] or ([] if provider is None else [provider])
     draft.tags.extend(["p", each] for each in named)
-    return bool(await speak.publish(draft.sign(keys, int(time.time()))))
+    return bool(await relays.publish(draft.sign(keys, int(time.time()))))
