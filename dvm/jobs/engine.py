@@ -48,7 +48,11 @@ class Engine:
         now = self._shop.now()
         self._subscriptions = [
             self._shop.relays.subscribe(
-                [requests], self._on_request, since=now - settings.max_age, sweep=settings.sweep_seconds
+                [requests],
+                self._on_request,
+                since=now - settings.max_age,
+                sweep=settings.sweep_seconds,
+                again=self._on_repetition,
             ),
             # A quote may be cancelled for as long as it is open.
             self._shop.relays.subscribe(
@@ -107,6 +111,9 @@ class Engine:
 
     def _on_request(self, event: Event, relay: str) -> None:
         self._spawn(self.intake.request, event, relay)
+
+    def _on_repetition(self, job_id: str) -> None:
+        self._spawn(self.intake.repeat, job_id)
 
     def _on_deletion(self, event: Event, _relay: str) -> None:
         self._spawn(self._delete, event)

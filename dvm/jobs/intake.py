@@ -13,7 +13,7 @@ from dvm.jobs.outbox import Outbox
 from dvm.jobs.services import Ask, Service
 from dvm.jobs.settlements import Settlements
 from dvm.jobs.shop import Shop, publication
-from dvm.jobs.transitions import Covered, Deleted, Effect, Priced, Refused, step
+from dvm.jobs.transitions import AskedAgain, Covered, Deleted, Effect, Priced, Refused, step
 from dvm.ledger import ConflictError, Job, JobState, PendingPayment, Publication, Terms
 from dvm.lightning.base import Invoice, WalletError
 from dvm.models import Model, ModelError, estimate_tokens
@@ -35,6 +35,9 @@ from dvm.pricing.prices import MSAT
 log = logging.getLogger(__name__)
 
 LEAST_OUTPUT = 64  # tokens: an answer that a bid cuts shorter than this is no use to anyone
+REPEAT_SECONDS = 60  # between two repetitions of one job's answers
+# After a start the relays send what they have stored; a request that we have answered is then no new wish.
+ECHO_SECONDS = 30
 MAX_DELETIONS = 20  # of one kind 5 event
 DESCRIPTION = "NIP-90 job {}"
 
@@ -58,6 +61,8 @@ class Intake:
         self._open: Counter[str] = Counter()
         self._refusals: Counter[str] = Counter()
         self._refusals_since = 0
+        self._started = shop.now()
+        self._repeated: dict[str, int] = {}
 
     # The book of open quotes, for the admission policies
 
@@ -92,6 +97,8 @@ class Intake:
             Job(event.id, event.pubkey, event.kind, JobState.RECEIVED, event.to_json(), shop.now(), 0)
         )
         if opened.known is not None:
+            if shop.now() - self._started > ECHO_SECONDS:
+                await self.repeat(event.id)
             return
         await self.prepare(event, relay, opened.available)
 
@@ -111,6 +118,21 @@ class Intake:
             await self._refuse(event, request, refusal, relay)
         except ConflictError:  # deleted meanwhile
             log.info("a job was cancelled while it was priced", extra={"job": event.id})
+
+    async def repeat(self, job_id: str) -> None:
+        """A request was published once more: so are the stored answers, as they are, once a minute at most."""
+        now = self._shop.now()
+        if now < self._repeated.get(job_id, 0):
+            return
+        job = await self._shop.store.job(job_id)
+        if job is None or Effect.REPEAT not in step(job.state, AskedAgain()).effects:
+            return
+        self._repeated = {key: until for key, until in self._repeated.items() if until > now}
+        self._repeated[job_id] = now + REPEAT_SECONDS
+        answers = await self._shop.store.answers(job_id)
+        quoted = job.state is JobState.QUOTED  # its quote counts; later it would only confuse
+        self._outbox.repeat([each for each in answers if quoted or each.role != "quote"])
+        log.info("asked again: the stored answers are published again", extra={"job": job_id})
 
     async def deletion(self, event: Event) -> None:
         """A verified kind 5. Only the author of a job cancels it (NIP-09)."""

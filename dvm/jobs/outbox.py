@@ -59,7 +59,7 @@ class Outbox:
             if self._pauses.get(each.id, (0.0, 0.0))[0] <= now:
                 self._start(each.id, each.payload, each.relays, stored=True)
 
-    async def repeat(self, answers: Iterable[Outgoing]) -> None:
+    def repeat(self, answers: Iterable[Outgoing]) -> None:
         """Publish stored answers once more, as they are."""
         for each in answers:
             self._start(each.id, each.payload, each.relays, stored=False)

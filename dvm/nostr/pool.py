@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -115,13 +115,15 @@ class RelayPool:
         since: int | None = None,
         overlap: int = 30,
         sweep: float | None = None,
+        again: Callable[[str], None] | None = None,
     ) -> Subscription:
         """Hand each matching event of the read relays to `handler`, once, verified, in no certain order.
 
         `since` (Unix seconds) is where it starts; without it, with everything that is stored. After a break it goes
         on from the last event seen, less `overlap` seconds. `sweep`: every so many seconds the relays are
         asked for what their push has missed. The memory of events seen is bounded, so an old event may come
-        again: who must not do a thing twice keeps a record. The handler must not block.
+        again: who must not do a thing twice keeps a record. The handler must not block. `again` is called with
+        the id of an event that had come before and is published once more.
         """
         subscription = Subscription(
             self._read,
@@ -133,6 +135,7 @@ class RelayPool:
             sweep_timeout=self._options.sweep_timeout,
             remembered=self._options.remembered_events,
             on_close=self._subscriptions.discard,
+            again=again,
         )
         self._subscriptions.add(subscription)
         return subscription

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -24,6 +23,7 @@ from dvm.nostr.keys import Keys
 from dvm.nostr.nip42 import Authentication
 from dvm.nostr.options import RelayOptions
 from dvm.nostr.outgoing import Done, Outgoing
+from dvm.nostr.prompt import PromptConnection
 from dvm.nostr.requests import Request, Requests
 from dvm.nostr.status import Counters, RelayStatus, State
 from dvm.nostr.writer import Writer
@@ -270,6 +270,7 @@ class Relay:
                     # Below this, websockets' ping does not wait behind what the relay has yet to read.
                     write_limit=options.send_buffer,
                     user_agent_header="lightning-dvm",
+                    create_connection=PromptConnection,
                     **kwargs,
                 )
             except OSError:
@@ -278,10 +279,6 @@ class Relay:
         raise OSError("no address to connect to")
 
     async def _serve(self, connection: ClientConnection) -> None:
-        raw = connection.transport.get_extra_info("socket")
-        if raw is not None:
-            # Nagle's algorithm against delayed acknowledgements costs 40 ms a message.
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._connection = connection
         self._writer.attach(connection)
         self.counters.connections += 1

@@ -25,25 +25,26 @@ Handler = Callable[[Event, str], None]
 
 _PAGE = 100  # from so many stored events on, an answer may have been cut off by the relay's limit
 _MAX_PAGES = 50
+_AGAIN = 30.0  # seconds after which a copy is a new publication, and not the same one from a slower relay
 
 
 class Seen:
-    """The ids of verified events and their `created_at`; the least recently met are forgotten."""
+    """The ids of verified events, their `created_at`, and when they came; the least recently met are forgotten."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._ids: dict[str, int] = {}
+        self._ids: dict[str, tuple[int, float]] = {}
 
     def __contains__(self, event_id: str) -> bool:
         return event_id in self._ids
 
     def add(self, event: Event) -> None:
-        self._ids[event.id] = event.created_at
+        self._ids[event.id] = event.created_at, time.monotonic()
         if len(self._ids) > self._size:
             del self._ids[next(iter(self._ids))]
 
-    def met_again(self, event_id: str) -> int:
-        """Its `created_at`. KeyError when it is not known."""
+    def met_again(self, event_id: str) -> tuple[int, float]:
+        """Its `created_at`, and when it came first (monotonic seconds). KeyError when it is not known."""
         at = self._ids[event_id] = self._ids.pop(event_id)
         return at
 
@@ -63,8 +64,9 @@ class Subscription:
         sweep_timeout: float,
         remembered: int,
         on_close: Callable[[Subscription], None],
+        again: Callable[[str], None] | None = None,
     ) -> None:
-        self.filters, self.handler = tuple(filters), handler
+        self.filters, self.handler, self.again = tuple(filters), handler, again
         self.overlap, self.sweep, self.sweep_timeout = overlap, sweep, sweep_timeout
         self.seen = Seen(remembered)
         self._on_close = on_close
@@ -99,6 +101,7 @@ class Feed:
         self._stored = 0
         self._catch_up = asyncio.Event()
         self._closed = False
+        self._live = False  # what comes now was published now: the relay has sent what it had stored
         self._request = Request(subscription.filters, self._take, self._end, since=self._resume_noted, lasting=True)
         relay.request(self._request)
         self._task: asyncio.Task[None] | None = None
@@ -127,10 +130,10 @@ class Feed:
         return start if floor is None else max(start or 0, floor)
 
     def _resume_noted(self) -> int | None:
-        self._asked_at, self._stored = int(time.time()), 0
+        self._asked_at, self._stored, self._live = int(time.time()), 0, False
         return self.resume_at()
 
-    def _take(self, raw: dict[str, Any]) -> None:
+    def _take(self, raw: dict[str, Any], *, live: bool = True) -> None:
         if self._closed:
             return
         subscription = self._subscription
@@ -140,7 +143,10 @@ class Feed:
         if isinstance(event_id, str) and event_id in seen:
             # Most copies end here: several relays bring the same event, and a relay may bring it for ever.
             self._relay.counters.duplicates += 1
-            self._note(seen.met_again(event_id))
+            at, came = seen.met_again(event_id)
+            self._note(at)
+            if live and self._live and subscription.again is not None and time.monotonic() - came > _AGAIN:
+                subscription.again(event_id)
             return
         event = self._relay.check(raw, subscription.filters, ())
         if event is not None:
@@ -155,6 +161,7 @@ class Feed:
             self._last_seen = at
 
     def _end(self, error: str | None) -> None:
+        self._live = error is None
         if error is not None:
             log.warning("relay %s ended a subscription: %s", self._relay.url, error)
         elif self._stored >= _PAGE:
@@ -186,7 +193,7 @@ class Feed:
                 event_id, at = raw.get("id"), raw.get("created_at")
                 if isinstance(event_id, str) and type(at) is int:
                     page.append((event_id, at))
-                self._take(raw)
+                self._take(raw, live=False)
 
             error = await self._relay.fetch(
                 self._subscription.filters,
