@@ -33,7 +33,7 @@ def test_imports_point_one_way() -> None:
 
 def test_every_room_and_file_has_its_place_in_the_rules() -> None:
     """A new package without a rule would be free to import anything."""
-    listed = {"cli", "daemon", "gateway", "customer"}
+    listed: set[str] = set()
     for contract in contracts().values():
         for layer in contract.get("layers", ()):
             listed |= {name.strip(" ()") for name in layer.split("|")}
