@@ -1,0 +1,160 @@
+"""`dvm ask`: buy an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from contextlib import AsyncExitStack, aclosing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dvm.commands.ask_display import display
+from dvm.commands.buyer import NWC, KeyFile, archive, provider_key, purse_of, run, urls_of
+from dvm.commands.common import RELAYS, Failure, RelaysPath
+from dvm.config import load_relays
+from dvm.customer import Answered, Asked, Customer, Done, Failed
+from dvm.lightning.base import WalletError
+from dvm.lightning.nwc import NwcWallet
+from dvm.nip90 import InvalidRequest
+from dvm.nostr import EncryptError, Event, Keys
+from dvm.problems import ConfigError
+from dvm.secrets import from_environment, from_file
+
+MAX_PROMPT_BYTES = 10 << 20
+INTERRUPTED = 130
+
+
+def main(
+    prompt: Annotated[str, typer.Argument(help='What to ask; "-" reads it from stdin.')],
+    max_sats: Annotated[int, typer.Option("--max-sats", min=0, help="Pay no more than this for the answer.")] = 100,
+    max_tokens: Annotated[int | None, typer.Option("--max-tokens", min=1, help="The longest answer.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="One of the provider's models.")] = None,
+    kind: Annotated[int, typer.Option("--kind", min=5000, max=5999, help="The kind of job.")] = 5050,
+    provider: Annotated[
+        str | None, typer.Option("--provider", help="Ask this npub only; else whoever hears it, the cheapest is paid.")
+    ] = None,
+    encrypt: Annotated[
+        bool, typer.Option("--encrypt", help="So that only --provider can read it, and only you the answer.")
+    ] = False,
+    param: Annotated[list[str] | None, typer.Option("--param", help="name=value; may be repeated.")] = None,
+    output: Annotated[str | None, typer.Option("--output", help="The media type, such as text/markdown.")] = None,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=1, help="Seconds to wait for the answer, once it is paid for.")
+    ] = 300,
+    relays: RelaysPath = RELAYS,
+    nwc_file: Annotated[
+        Path | None,
+        typer.Option("--nwc-file", help=f"A file with a wallet connection that may pay; or {NWC} in the environment."),
+    ] = None,
+    key_file: KeyFile = None,
+    require_receipt: Annotated[
+        bool, typer.Option("--require-receipt", help="An answer without a receipt is a failure.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line, the last is done or failed (docs/ask.md).")
+    ] = False,
+) -> None:
+    """Buy an answer: ask, pay, watch it stream, check the receipt.
+
+    The answer goes to stdout, everything else to stderr. Without a wallet connection the invoice is shown, as text
+    and as a QR code, for any wallet to pay. Change stays on your balance at the provider, and the next
+    question there is paid from it.
+
+    Ctrl-C cancels the job: what has not been paid is void; of what has, the tokens used so far are billed and
+    the rest stays on your balance.
+
+    Exit code 0: answered. 1: refused, failed, too dear, or the receipt does not verify. 2: wrong usage.
+    """
+    where = load_relays(relays)
+    named = None if provider is None else provider_key(provider, "--provider")
+    if encrypt and named is None:
+        raise typer.BadParameter("an encrypted job names the --provider that can read it", param_hint="--encrypt")
+    params = [_param(text) for text in param or ()]
+    text = _stdin() if prompt == "-" else prompt
+    if not text.strip():
+        raise typer.BadParameter("the prompt is empty", param_hint="PROMPT")
+    wallet = _wallet(nwc_file)
+    keys = purse_of(key_file, make=True).keys
+
+    async def ask() -> int:
+        return await _ask(
+            keys,
+            urls_of(where),
+            wallet,
+            as_json=as_json,
+            require_receipt=require_receipt,
+            prompt=text,
+            max_msat=max_sats * 1000,
+            kind=kind,
+            provider=named,
+            model=model,
+            max_tokens=max_tokens,
+            params=params,
+            output=output,
+            encrypted=encrypt,
+            timeout=timeout,
+        )
+
+    raise typer.Exit(run(ask))
+
+
+async def _ask(  # type: ignore[no-untyped-def]
+    keys: Keys, urls: list[str], wallet: NwcWallet | None, *, as_json: bool, require_receipt: bool, **job
+) -> int:
+    """The exit code."""
+    screen = display(as_json=as_json)
+    asked: Event | None = None
+    end = "interrupted; the job was cancelled"
+    try:
+        async with AsyncExitStack() as stack:
+            stack.callback(screen.close)
+            if wallet is not None:
+                stack.push_async_callback(wallet.close)
+                await wallet.start()
+            customer = await stack.enter_async_context(Customer(keys, urls, payer=wallet, archive=archive()))
+            updates = await stack.enter_async_context(aclosing(customer.ask(**job)))
+            async for update in updates:
+                screen.show(update)
+                match update:
+                    case Asked(request):
+                        asked = request
+                    case Answered():
+                        end = "interrupted before the receipt came"
+                    case Done(receipt=None):
+                        return 1 if update.verified is False or require_receipt else 0
+                    case Done():
+                        return 0 if update.verified else 1
+    except (InvalidRequest, EncryptError) as error:
+        raise typer.BadParameter(str(error)) from None
+    except asyncio.CancelledError:
+        # By now the cancellation has been published, unless there was an answer already.
+        screen.show(Failed("cancelled", end, request=asked))
+        return INTERRUPTED
+    return 1
+
+
+def _wallet(nwc_file: Path | None) -> NwcWallet | None:
+    """The wallet behind the connection that is configured, not started. Raises ConfigError."""
+    origin = NWC if nwc_file is None else str(nwc_file)
+    try:
+        uri = from_environment(os.environ, NWC) if nwc_file is None else from_file(nwc_file)
+        return None if uri is None else NwcWallet(uri)
+    except (ValueError, WalletError) as error:
+        raise ConfigError([f"{origin}: {error}"]) from None
+
+
+def _param(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise typer.BadParameter("name=value expected", param_hint="--param")
+    return name, value
+
+
+def _stdin() -> str:
+    raw = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
+    if len(raw) > MAX_PROMPT_BYTES:
+        raise Failure(f"stdin has more than {MAX_PROMPT_BYTES} bytes")
+    return raw.decode("utf-8", "replace")

@@ -1,0 +1,96 @@
+"""`dvm balance`: what customers own here, or what you own at a provider."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Annotated, Any
+
+import typer
+
+from dvm.commands.buyer import KeyFile, account_at, complaints, provider_key
+from dvm.commands.common import DATA, RELAYS, AsJson, DataPath, Failure, RelaysPath, print_json, sats
+from dvm.ledger import Balance, StoreError, queries
+from dvm.ledger.sqlite import read
+from dvm.nostr import npub
+
+AtProvider = Annotated[
+    str | None, typer.Option("--at", help="As a customer: what this provider's receipts say that you own there.")
+]
+
+
+def main(
+    customer: Annotated[str | None, typer.Argument(metavar="[NPUB]", help="One customer; all without.")] = None,
+    at: AtProvider = None,
+    data: DataPath = DATA,
+    relays: RelaysPath = RELAYS,
+    key_file: KeyFile = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most so many customers.")] = 1000,
+    as_json: AsJson = False,
+) -> None:
+    """What customers own here (from the ledger in --data, beside a running daemon); or, with --at, what you own
+    at a provider: from its receipts on the relays, whose chain is checked.
+
+    Exit code 1 if the receipts contradict each other; receipts that are missing are told.
+    """
+    if at is not None:
+        if customer is not None:
+            raise typer.BadParameter("--at shows your own balance: leave NPUB out", param_hint="NPUB")
+        raise typer.Exit(_at(provider_key(at, "--at"), relays, key_file, as_json=as_json))
+    one = None if customer is None else provider_key(customer, "NPUB")
+
+    def query(db: sqlite3.Connection) -> tuple[list[tuple[str, Balance]], dict[str, int]]:
+        found = queries.balances(db, limit) if one is None else [(one, queries.balance(db, one))]
+        return found, queries.accounts(db)
+
+    try:
+        found, accounts = read(data, query)
+    except StoreError as error:
+        raise Failure(str(error)) from None
+    if as_json:
+        customers = [_customer(pubkey, balance) for pubkey, balance in found]
+        print_json(customers[0] if one is not None else {"customers": customers, "accounts_msat": accounts})
+        return
+    for pubkey, balance in found:
+        held = f", {sats(balance.held)} held for running jobs" if balance.held else ""
+        typer.echo(f"{npub(pubkey)}  {sats(balance.available)}{held}")
+    if one is None:
+        totals = ", ".join(f"{name} {sats(msat)}" for name, msat in accounts.items())
+        typer.echo(f"{len(found)} customers with a balance. All accounts, of which the sum is zero: {totals}")
+
+
+def _customer(pubkey: str, balance: Balance) -> dict[str, Any]:
+    return {
+        "npub": npub(pubkey),
+        "pubkey": pubkey,
+        "available_msat": balance.available,
+        "held_msat": balance.held,
+    }
+
+
+def _at(provider: str, relays: RelaysPath, key_file: KeyFile, *, as_json: bool) -> int:
+    account = account_at(provider, relays, key_file)
+    newest = account.receipts[-1] if account.receipts else None
+    if as_json:
+        print_json(
+            {
+                "provider": provider,
+                "customer": account.customer,
+                "balance_msat": account.balance_msat,
+                "receipts": len(account.receipts),
+                "newest": None
+                if newest is None
+                else {"seq": newest.seq, "id": newest.id, "at": newest.event.created_at},
+                "verified": not account.problems,
+                "complete": account.complete,
+                "problems": list(account.problems),
+                "missing": [list(gap) for gap in account.missing],
+            }
+        )
+    elif newest is None:
+        typer.echo(f"{sats(0)}: the relays have no receipt of {npub(provider)} for {npub(account.customer)}")
+    else:
+        state = "DO NOT VERIFY" if account.problems else "verified"
+        typer.echo(f"{sats(account.balance_msat)} after receipt {newest.seq}; {len(account.receipts)} receipts {state}")
+        for complaint in complaints(account):
+            typer.echo(complaint, err=True)
+    return 1 if account.problems else 0

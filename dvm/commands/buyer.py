@@ -1,0 +1,99 @@
+"""What the buyer's commands share: the customer's key, wallet, relays and kept receipts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from dvm.commands.common import Failure
+from dvm.config import Relays, load_relays
+from dvm.customer import Account, Archive, ArchiveError, Customer, PurseError, data_directory, open_purse
+from dvm.customer.purse import NSEC, Purse
+from dvm.lightning.base import WalletError
+from dvm.nostr import InvalidKey, parse_pubkey
+from dvm.problems import ConfigError
+
+NWC = "DVM_CUSTOMER_NWC"
+CONNECT_SECONDS = 10.0
+
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--key-file",
+        help=f"The customer's key; by default {NSEC} in the environment, or a file that is made on first use.",
+    ),
+]
+T = TypeVar("T")
+
+
+def purse_of(key_file: Path | None, *, make: bool) -> Purse:
+    """The customer's key; what its owner should know of it goes to stderr. Raises ConfigError."""
+    try:
+        purse = open_purse(os.environ, key_file, make=make)
+    except PurseError as error:
+        raise ConfigError([str(error)]) from None
+    if purse.made:
+        typer.echo(
+            f"made you a key: {purse.keys.npub} in {purse.origin}. Your balances at providers belong to it: keep it.",
+            err=True,
+        )
+    if purse.warning:
+        typer.echo(purse.warning, err=True)
+    return purse
+
+
+def archive() -> Archive:
+    """Where the receipts that we have seen are kept."""
+    return Archive(data_directory(os.environ) / "receipts")
+
+
+def urls_of(relays: Relays) -> list[str]:
+    """All relays of the file. `read` and `write` are the provider's: where it only listens we must speak, and
+    where it only publishes we must hear."""
+    return [relay.url for relay in relays.relay]
+
+
+def provider_key(text: str, option: str) -> str:
+    """A provider's or customer's public key in hex, from npub or hex. Raises BadParameter."""
+    try:
+        return parse_pubkey(text)
+    except InvalidKey as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def account_at(provider: str, relays: Path, key_file: Path | None) -> Account:
+    """Our account at a provider (hex), from its receipts. Raises ConfigError, Failure."""
+    urls = urls_of(load_relays(relays))
+    keys = purse_of(key_file, make=False).keys
+
+    async def fetch() -> Account:
+        async with Customer(keys, urls, archive=archive()) as customer:
+            if not await customer.relays.wait_connected(timeout=CONNECT_SECONDS):
+                raise Failure(f"no relay of {relays} can be reached; `dvm doctor` says more")
+            return await customer.account(provider)
+
+    return asyncio.run(fetch())
+
+
+def complaints(account: Account) -> list[str]:
+    """What is wrong with the receipts of an account, or missing, for people."""
+    found = [f"wrong: {problem}" for problem in account.problems]
+    for first, last in account.missing:
+        which = f"receipt {first}" if first == last else f"receipts {first} to {last}"
+        found.append(f"missing: {which}; no relay that was asked has it")
+    if account.unreadable:
+        found.append(f"missing: {account.unreadable} receipts cannot be read")
+    return found
+
+
+def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a command's coroutine; what its parts raise becomes the command's failure. Raises Failure."""
+    try:
+        return asyncio.run(work())
+    except (WalletError, ArchiveError) as error:
+        raise Failure(str(error)) from None
