@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from pydantic_core import PydanticUndefined
 
 from dvm import config as configuration
-from dvm import starter
 from dvm.config import Config, Offered, load_config, load_relays, warnings
 from dvm.contradictions import options_of
 from dvm.models.registry import PROVIDERS, make_model
 from dvm.problems import ConfigError
 from tests.toml_text import to_toml
 
-ROOT = Path(__file__).parent.parent
 THIS_VERSION = Offered(
     kinds=frozenset({5050}),
     wallets=frozenset({"nwc", "paper"}),
@@ -409,68 +405,3 @@ def test_what_the_configuration_allows_the_backend_takes(tmp_path: Path, provide
         "echo", provider, model=table.model, api_key="key-of-the-test", max_output_tokens=7, options=table.options()
     )
     assert made.max_output_tokens == 7
-
-
-# ── the files and the page that an operator starts from ───────────────────────────────────────────
-
-
-def test_the_files_in_the_root_are_what_init_writes_and_are_valid() -> None:
-    assert (ROOT / "dvm.toml").read_text() == starter.dvm_toml()
-    assert (ROOT / "relays.toml").read_text() == starter.RELAYS_TOML
-    load_config(ROOT / "dvm.toml", THIS_VERSION)
-    load_relays(ROOT / "relays.toml")
-
-
-def test_the_limits_of_the_starting_file_are_the_defaults() -> None:
-    written = tomllib.loads(starter.dvm_toml())["limits"]
-    assert written == {key: getattr(configuration.LimitsConfig(), key) for key in written}
-
-
-def test_a_key_file_with_an_awkward_name_survives_init() -> None:
-    name = 'C:\\keys {0} "mine"/ä'
-    assert tomllib.loads(starter.dvm_toml(name))["identity"]["nsec_file"] == name
-
-
-def documented() -> dict[str, dict[str, str]]:
-    """Of docs/configuration.md: each table's keys, each with its default as written."""
-    tables: dict[str, dict[str, str]] = {}
-    rows: dict[str, str] = {}
-    for line in (ROOT / "docs/configuration.md").read_text().splitlines():
-        if heading := re.match(r"#+ (?:`(\[.*\])`)?", line):
-            rows = {}
-            if heading[1]:
-                rows = tables.setdefault(heading[1], {})
-        elif row := re.match(r"\| `(\w+)` \|[^|]*\| (\S+) \| ", line):
-            rows[row[1]] = row[2]
-    return tables
-
-
-def written_default(model: type[configuration.Table], key: str) -> str:
-    """A key's default as the page has it."""
-    default = model.model_fields[key].default
-    if default is PydanticUndefined:
-        return "*required*"
-    if default is None:
-        return "`–`"
-    if isinstance(default, bool):
-        return f"`{str(default).lower()}`"
-    return f'`"{default}"`' if isinstance(default, str) else f"`{default}`"
-
-
-@pytest.mark.parametrize(
-    ("heading", "model"),
-    [
-        ("[[relay]]", configuration.RelayConfig),
-        ("[identity]", configuration.Identity),
-        ("[wallet]", configuration.WalletConfig),
-        ("[models.NAME]", configuration.ModelConfig),
-        ("[[service]]", configuration.ServiceConfig),
-        ("[limits]", configuration.LimitsConfig),
-        ("[gateway]", configuration.GatewayConfig),
-    ],
-)
-def test_the_page_and_the_program_agree_on_every_key_and_default(
-    heading: str, model: type[configuration.Table]
-) -> None:
-    in_code = {key: written_default(model, key) for key in model.model_fields}
-    assert documented()[heading] == in_code
