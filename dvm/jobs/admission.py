@@ -63,7 +63,7 @@ def open_quotes(limit: int) -> Policy:
 
     def policy(request: Event, book: Book) -> Refusal | None:
         if book.open_quotes(request.pubkey) >= limit:
-            return Refusal("too-many-quotes", f"{limit} of your quotes are unpaid: pay or delete one first")
+            return Refusal("too-many-quotes", f"{limit} of your quotes are unpaid or in the making: pay or delete one")
         return None
 
     return policy

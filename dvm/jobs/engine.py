@@ -46,11 +46,12 @@ class Engine:
         deletions = Filter(kinds=[DELETION], tags={"k": [str(kind) for kind in kinds]})
         addressed = Filter(kinds=[DELETION], tags={"p": [self._shop.keys.pubkey]})
         now = self._shop.now()
+        oldest = now - settings.max_age if settings.max_age else None
         self._subscriptions = [
             self._shop.relays.subscribe(
                 [requests],
                 self._on_request,
-                since=now - settings.max_age,
+                since=oldest,
                 sweep=settings.sweep_seconds,
                 again=self._on_repetition,
             ),
@@ -78,7 +79,6 @@ class Engine:
         await self.settlements.close()
         await self.runner.close()
         await self.outbox.flush(self._shop.settings.publish_seconds)
-        await self.outbox.close()
 
     def _paid(self, job_id: str, customer: str) -> None:
         self.intake.quote_closed(customer)
@@ -101,7 +101,7 @@ class Engine:
                 await self._shop.store.release(job.id, attempted=True)
                 self.runner.start(job.id)
             elif Effect.VOID in following.effects:
-                await self.runner.give_up(job, "interrupted", "the work was interrupted too often")
+                self._spawn(self.runner.give_up, job, "interrupted", "the work was interrupted too often")
             elif Effect.RUN in following.effects:
                 self.runner.start(job.id)
 

@@ -58,7 +58,8 @@ class Intake:
         self._outbox = outbox
         self._settlements = settlements
         self._run = run
-        self._open: Counter[str] = Counter()
+        self._open: Counter[str] = Counter()  # quotes that are unpaid, and those that are being made
+        self._open_total = 0
         self._refusals: Counter[str] = Counter()
         self._refusals_since = 0
         self._started = shop.now()
@@ -70,12 +71,14 @@ class Intake:
         return self._open[customer]
 
     def open_quotes_total(self) -> int:
-        return self._open.total()
+        return self._open_total
 
     def quote_opened(self, customer: str) -> None:
+        self._open_total += 1
         self._open[customer] += 1
 
     def quote_closed(self, customer: str) -> None:
+        self._open_total -= 1
         self._open[customer] -= 1
         if self._open[customer] <= 0:
             del self._open[customer]
@@ -90,20 +93,40 @@ class Intake:
             return
         if untimely(event, shop.now(), max_age=settings.max_age, max_ahead=settings.max_ahead):
             return
+        # What the last run has taken is sent again after a start: that is no new job, and takes no place of one.
+        if event.created_at <= self._started and await shop.store.job(event.id) is not None:
+            await self._known(event)
+            return
         if refusal := first_refusal(shop.policies, event, self):
             self._say_no(event, refusal, relay)
             return
-        opened = await shop.store.open_job(
-            Job(event.id, event.pubkey, event.kind, JobState.RECEIVED, event.to_json(), shop.now(), 0)
-        )
-        if opened.known is not None:
-            if shop.now() - self._started > ECHO_SECONDS:
-                await self.repeat(event.id)
-            return
-        await self.prepare(event, relay, opened.available)
+        # Counted from here on: of a thousand requests at once, not each is the customer's first.
+        self.quote_opened(event.pubkey)
+        quoted = False
+        try:
+            opened = await shop.store.open_job(
+                Job(event.id, event.pubkey, event.kind, JobState.RECEIVED, event.to_json(), shop.now(), 0)
+            )
+            if opened.known is None:
+                quoted = await self._prepare(event, relay, opened.available)
+            else:
+                await self._known(event)
+        finally:
+            if not quoted:
+                self.quote_closed(event.pubkey)
 
     async def prepare(self, event: Event, relay: str, available: int) -> None:
         """Price a received job and ask for its money, take it from the balance, or refuse."""
+        self.quote_opened(event.pubkey)
+        quoted = False
+        try:
+            quoted = await self._prepare(event, relay, available)
+        finally:
+            if not quoted:
+                self.quote_closed(event.pubkey)
+
+    async def _prepare(self, event: Event, relay: str, available: int) -> bool:
+        """Whether the job is now quoted."""
         request: JobRequest | None = None
         try:
             request = parse_request(event, self._shop.keys)
@@ -111,13 +134,20 @@ class Intake:
             if terms.msat <= available and await self._shop.store.hold(event.id, terms, self._shop.now()):
                 if Effect.RUN in step(JobState.RECEIVED, Covered()).effects:
                     self._run(event.id)
-                return
+                return False
             await self._quote(request, service, ask, terms, relay)
         except (InvalidRequest, RefusedError) as error:
             refusal = error.refusal if isinstance(error, RefusedError) else Refusal(error.code, error.text)
             await self._refuse(event, request, refusal, relay)
         except ConflictError:  # deleted meanwhile
             log.info("a job was cancelled while it was priced", extra={"job": event.id})
+        else:
+            return True
+        return False
+
+    async def _known(self, event: Event) -> None:
+        if self._shop.now() - self._started > ECHO_SECONDS:
+            await self.repeat(event.id)
 
     async def repeat(self, job_id: str) -> None:
         """A request was published once more: so are the stored answers, as they are, once a minute at most."""
@@ -167,7 +197,9 @@ class Intake:
     # Terms
 
     async def _terms(self, request: JobRequest) -> tuple[Service, Ask, Terms]:
-        service = self._shop.services[request.kind]
+        service = self._shop.services.get(request.kind)
+        if service is None:  # the operator has changed what is sold since it came
+            raise RefusedError("unavailable", f"jobs of kind {request.kind} are not taken any more")
         ask = service.kind.read(request, service.system)
         name = service.choose(ask.model)
         model = self._shop.models[name]
@@ -227,7 +259,6 @@ class Intake:
         # Watched for before anyone can know the invoice, so that no payment is ever unexpected.
         self._settlements.expect(payment)
         await shop.store.quote(request.id, terms, payment, said, stamp)
-        self.quote_opened(request.customer)
         if Effect.QUOTE in following.effects:
             self._outbox.send((said,))
 

@@ -8,12 +8,22 @@ import logging
 from collections.abc import Sequence
 
 from dvm.jobs.outbox import Outbox
-from dvm.jobs.running import Run
+from dvm.jobs.running import Run, sane
 from dvm.jobs.shop import Shop, publication
 from dvm.jobs.transitions import Answered, Broke, Deleted, Effect, ShutDown, Step, Stopped, step
 from dvm.ledger import ConflictError, Job, JobState, LedgerError, Link, Metered, Publication, ReceiptMaker
 from dvm.models import ModelError, Usage
-from dvm.nip90 import AnswerTooLarge, Finish, JobRequest, Work, input_sha256, make_receipt, next_second, text_sha256
+from dvm.nip90 import (
+    AnswerTooLarge,
+    Finish,
+    InvalidRequest,
+    JobRequest,
+    Work,
+    input_sha256,
+    make_receipt,
+    next_second,
+    text_sha256,
+)
 from dvm.nostr.encryption import EncryptError
 from dvm.nostr.event import Event
 from dvm.pricing import PerRequest, PerToken, price_from_json
@@ -110,7 +120,12 @@ class Runner:
         shop = self._shop
         now = shop.now()
         job = await shop.store.claim(job_id, now + shop.settings.lease_seconds, now)
-        run = self._run_of(job)
+        try:
+            run = self._run_of(job)
+        except (KeyError, InvalidRequest) as error:  # the operator has changed what is sold since it was paid for
+            log.error("a paid job cannot be run any more", extra={"job": job_id, "error": repr(error)})
+            await self.give_up(job, *_UNAVAILABLE)
+            return None
         run.task = asyncio.current_task()
         self._runs[job_id] = run
         try:
@@ -124,7 +139,8 @@ class Runner:
         try:
             await run.stream(settings.job_seconds or None, settings.partial_seconds, self._say_partial)
         except ModelError as error:
-            run.usage = error.usage or run.usage
+            if error.usage is not None and sane(error.usage):
+                run.usage = error.usage
             return await self._broken(run, error)
         except TimeoutError:
             return await self._broken(run, ModelError("stalled", f"no answer within {settings.job_seconds:g} s"))

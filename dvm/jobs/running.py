@@ -74,7 +74,8 @@ class Run:
         async with aclosing(self.model.stream(self.ask.prompt, limits)) as chunks:
             async for chunk in chunks:
                 self.text += chunk.text
-                self.usage = chunk.usage or self.usage
+                if chunk.usage is not None and sane(chunk.usage):
+                    self.usage = chunk.usage
                 self.version = chunk.version or self.version
                 if chunk.finish is not None:
                     self.finish = chunk.finish
@@ -110,3 +111,8 @@ class Run:
     def cost(self) -> int:
         """In msat, never more than was quoted: what was used beyond is the provider's loss."""
         return min(cost(self.price, self.used()), self.job.quote_msat)
+
+
+def sane(usage: Usage) -> bool:
+    """Whether it may be billed: a negative count would pay the customer (money.md, case 24)."""
+    return min(usage.input, usage.cached, usage.output, usage.thoughts) >= 0

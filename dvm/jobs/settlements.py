@@ -91,7 +91,11 @@ class Settlements:
             self._expected.pop(payment_hash, None)
 
     async def close(self) -> None:
-        """Finish what has begun."""
+        """Finish what has begun, `publish_seconds` at most: the next start asks the wallet again."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._shop.settings.publish_seconds)
+        for task in self._tasks:
+            task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _confirm(self, payment_hash: str) -> None:
