@@ -66,7 +66,8 @@ def build_services(config: Config) -> dict[int, Service]:
             kind=KINDS[each.kind],
             models=each.models,
             prices={name: price_of(config, each, name) for name in each.models},
-            system=each.system,
+            systems={name: each.system or config.models[name].system for name in each.models},
+            name=each.name,
             names={name: config.models[name].model for name in each.models},
         )
         for each in config.service
@@ -126,7 +127,7 @@ def build_settings(limits: LimitsConfig) -> Settings:
         reconcile_seconds=limits.reconcile_seconds,
         sweep_seconds=limits.sweep_seconds,
         shutdown_seconds=limits.shutdown_seconds,
-        refusals_per_minute=limits.jobs_per_minute or Settings.refusals_per_minute,
+        refusals_per_minute=limits.jobs_per_minute or 60,
     )
 
 

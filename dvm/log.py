@@ -89,11 +89,11 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line. Never raises: a record that cannot be shown is replaced by one that says so."""
         try:
-            return self.line(record)
+            return self.scrub(self.line(record))
         except Exception:  # noqa: BLE001 - the reprs of foreign objects may raise anything
             note = f"a record of {record.name} could not be formatted"
             shown = {"msg": note, "levelname": record.levelname, "name": record.name}
-            return self.line(logging.makeLogRecord(shown))
+            return self.scrub(self.line(logging.makeLogRecord(shown)))
 
     def line(self, record: logging.LogRecord) -> str:
         raise NotImplementedError
@@ -119,12 +119,19 @@ class _Formatter(logging.Formatter):
         return fields
 
     def clean(self, text: str, limit: int = MAX_TEXT) -> str:
-        """`text` without secrets, cut to `limit`. Cut last: half a secret would no longer be known."""
+        """`text` cut to `limit`, and not through a secret: half of one would no longer be known. What is
+        short enough is scrubbed with the whole line, once."""
+        if len(text) <= limit:
+            return text
+        text = self.scrub(text)
+        return f"{text[:limit]}… ({len(text)} characters)"
+
+    def scrub(self, text: str) -> str:
+        """`text` without secrets."""
         for secret in self._secrets:
             if secret in text:
                 text = text.replace(secret, _HIDDEN)
-        text = redact(text)
-        return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
+        return redact(text)
 
     def plain(self, value: object, depth: int = 0) -> Any:
         """`value` as JSON can have it, bounded in depth and length."""

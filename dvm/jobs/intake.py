@@ -24,7 +24,6 @@ from dvm.nip90 import (
     named,
     next_second,
     parse_deletion,
-    parse_request,
     untimely,
 )
 from dvm.nostr.encryption import EncryptError
@@ -129,7 +128,7 @@ class Intake:
         """Whether the job is now quoted."""
         request: JobRequest | None = None
         try:
-            request = parse_request(event, self._shop.keys)
+            request = self._shop.read(event)
             service, ask, terms = await self._terms(request)
             if terms.msat <= available and await self._shop.store.hold(event.id, terms, self._shop.now()):
                 if Effect.RUN in step(JobState.RECEIVED, Covered()).effects:
@@ -200,8 +199,8 @@ class Intake:
         service = self._shop.services.get(request.kind)
         if service is None:  # the operator has changed what is sold since it came
             raise RefusedError("unavailable", f"jobs of kind {request.kind} are not taken any more")
-        ask = service.kind.read(request, service.system)
-        name = service.choose(ask.model)
+        name = service.choose(request.param("model"))
+        ask = service.read(request, name)
         model = self._shop.models[name]
         tokens = await self._count(model, ask)
         if (limit := self._shop.settings.prompt_tokens) and tokens > limit:
@@ -242,7 +241,8 @@ class Intake:
         invoice = await self._invoice(request, terms.msat)
         stamp = next_second(shop.now(), None)
         sats = terms.msat // MSAT
-        text = f"{service.kind.name} by {terms.model}: at most {sats} sats, what is not used stays on your balance"
+        what = f"{service.name or service.kind.name} by {terms.model}"
+        text = f"{what}: at most {sats} sats, what is not used stays on your balance"
         event = shop.answers(request, relay).payment_required(terms.msat, invoice.bolt11, text, stamp)
         said = publication(event, "quote", request.relays)
         payment = PendingPayment(

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from functools import partial
 
 from dvm.jobs.shop import Shop
 from dvm.ledger import LedgerError, Outgoing, Publication
 from dvm.nostr.event import Event
+from dvm.nostr.pool import Published
 
 log = logging.getLogger(__name__)
 
 BATCH = 500
+MARK_SECONDS = 0.05  # what was published within this time is marked in one go
 MAX_PAUSE = 600.0  # seconds between two attempts at an event that every relay refuses
 
 
@@ -23,20 +27,27 @@ class Outbox:
         self._shop = shop
         self._every = every
         self._busy: set[str] = set()
+        self._idle = asyncio.Event()
         self._sent: list[str] = []
         self._pauses: dict[str, tuple[float, float]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._flushing = False
+        self._marking: asyncio.Task[None] | None = None
         self.refused = 0  # how many now wait for another attempt
 
     def send(self, publications: Iterable[Publication]) -> None:
         """Publish what the ledger has just stored."""
         for each in publications:
-            self._start(each.id, each.payload, each.relays, stored=True)
+            self._post(each, stored=True)
 
     def send_unstored(self, event: Event, relays: Collection[str] = ()) -> None:
         """Publish an event that may be lost: progress, not money."""
-        self._start(event.id, event, relays, stored=False)
+        self._shop.relays.post(
+            event.id, event.to_json(), _ignore, relays=relays, timeout=self._shop.settings.publish_seconds
+        )
+
+    def repeat(self, answers: Iterable[Outgoing]) -> None:
+        """Publish stored answers once more, as they are."""
+        for each in answers:
+            self._post(each, stored=False)
 
     async def run(self) -> None:
         """Try again, from the rows, what has not been published; until cancelled."""
@@ -57,66 +68,50 @@ class Outbox:
         self.refused = len(self._pauses)
         for each in waiting:
             if self._pauses.get(each.id, (0.0, 0.0))[0] <= now:
-                self._start(each.id, each.payload, each.relays, stored=True)
-
-    def repeat(self, answers: Iterable[Outgoing]) -> None:
-        """Publish stored answers once more, as they are."""
-        for each in answers:
-            self._start(each.id, each.payload, each.relays, stored=False)
+                self._post(each, stored=True)
 
     async def flush(self, timeout: float) -> None:  # noqa: ASYNC109
         """Wait for what is under way, `timeout` seconds at most."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=timeout)
+        if self._busy:
+            self._idle.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._idle.wait()
         await self._mark()
 
-    async def close(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+    def _post(self, each: Publication | Outgoing, *, stored: bool) -> None:
+        if each.id not in self._busy:
+            self._busy.add(each.id)
+            done = partial(self._done, each, stored)
+            self._shop.relays.post(
+                each.id, each.payload, done, relays=each.relays, timeout=self._shop.settings.publish_seconds
+            )
 
-    def _start(self, event_id: str, event: Event | str, relays: Collection[str], *, stored: bool) -> None:
-        if event_id in self._busy:
-            return
-        self._busy.add(event_id)
-        task = asyncio.get_running_loop().create_task(self._publish(event_id, event, relays, stored))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _done(self, each: Publication | Outgoing, stored: bool, published: Published) -> None:
+        self._busy.discard(each.id)
+        if stored and published.accepted:
+            if not self._sent:
+                asyncio.get_running_loop().call_later(MARK_SECONDS, self._mark_soon)
+            self._sent.append(each.id)
+        elif stored:
+            self._put_off(each, published.failed)
+        if not self._busy:
+            self._idle.set()
 
-    async def _publish(self, event_id: str, event: Event | str, relays: Collection[str], stored: bool) -> None:
-        try:
-            if isinstance(event, str):
-                event = Event.from_json(event)
-            done = await self._shop.relays.publish(event, relays=relays, timeout=self._shop.settings.publish_seconds)
-        finally:
-            self._busy.discard(event_id)
-        if not stored:
-            return
-        if done.accepted:
-            self._sent.append(event_id)
-            if not self._flushing:
-                self._flushing = True
-                asyncio.get_running_loop().call_later(0.02, self._mark_soon)
-        else:
-            self._put_off(event_id, event.kind, done.failed)
-
-    def _put_off(self, event_id: str, kind: int, reasons: object) -> None:
+    def _put_off(self, each: Publication | Outgoing, reasons: Mapping[str, str]) -> None:
         now = asyncio.get_running_loop().time()
-        pause = min(self._pauses.get(event_id, (0.0, self._every / 2))[1] * 2, MAX_PAUSE)
-        self._pauses[event_id] = (now + pause, pause)
+        pause = min(self._pauses.get(each.id, (0.0, self._every / 2))[1] * 2, MAX_PAUSE)
+        self._pauses[each.id] = (now + pause, pause)
         self.refused = len(self._pauses)
         log.warning(
             "no relay took an event; it stays in the outbox and is tried again",
-            extra={"id": event_id, "kind": kind, "again_in": pause, "reasons": reasons},
+            extra={"id": each.id, "role": each.role, "again_in": pause, "reasons": dict(reasons)},
         )
 
     def _mark_soon(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._mark())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._marking = asyncio.get_running_loop().create_task(self._mark())
 
     async def _mark(self) -> None:
-        self._flushing = False
         sent, self._sent = self._sent, []
         if not sent:
             return
@@ -124,3 +119,7 @@ class Outbox:
             await self._shop.store.published(sent, self._shop.now())
         except LedgerError as error:  # they will be published again: the same events
             log.error("the outbox cannot be written", extra={"error": str(error)})
+
+
+def _ignore(_: Published) -> None:
+    """What becomes of progress is nobody's concern."""

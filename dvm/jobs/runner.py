@@ -268,8 +268,8 @@ class Runner:
         shop = self._shop
         request = shop.request_of(job)
         service = shop.services[job.kind]
-        ask = service.kind.read(request, service.system)
-        model = shop.models[job.model or service.models[0]]
+        name = job.model or service.models[0]
+        ask, model = service.read(request, name), shop.models[name]
         price = price_from_json(json.loads(job.price or "{}"))
         return Run(job, request, ask, model, price, shop.answers(request), job.stamp)
 

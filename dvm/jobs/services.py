@@ -15,10 +15,9 @@ MIME_TYPES = ("text/plain", "text/markdown")
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request, understood: the prompt, how to answer, and the model that the customer named, if any."""
+    """A request, understood: the prompt, and how to answer."""
 
     prompt: Prompt
-    model: str | None
     max_tokens: int | None
     temperature: float | None = None
     top_p: float | None = None
@@ -54,14 +53,19 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A kind as the operator sells it: models in order of preference, a price for each, perhaps a system
-    instruction."""
+    """A kind as the operator sells it: models in order of preference; for each its price, perhaps a system
+    instruction, and its maker's name."""
 
     kind: Kind
     models: tuple[str, ...]
     prices: dict[str, Price]
-    system: str | None = None
+    systems: dict[str, str | None] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
+    name: str | None = None
+
+    def read(self, request: JobRequest, model: str) -> Ask:
+        """The request as that model is to be asked. Raises InvalidRequest."""
+        return self.kind.read(request, self.systems.get(model))
 
     def choose(self, wanted: str | None) -> str:
         """The model that the customer named, by our name or its maker's, or the first. Raises InvalidRequest."""
@@ -85,7 +89,6 @@ def read_text_generation(request: JobRequest, system: str | None) -> Ask:
         raise InvalidRequest("invalid-param", f"stop: at most {MAX_STOPS} expected")
     return Ask(
         prompt=Prompt.of(*request.texts(), system=system),
-        model=request.param("model"),
         max_tokens=int_param(request, "max_tokens", 1, 1_000_000),
         temperature=float_param(request, "temperature", 0, 2),
         top_p=float_param(request, "top_p", 0, 1),

@@ -101,7 +101,8 @@ class Settlements:
     async def _confirm(self, payment_hash: str) -> None:
         try:
             for pause in (0.0, *HINT_PAUSES):
-                await asyncio.sleep(pause)
+                if pause:
+                    await asyncio.sleep(pause)
                 async with self._places:
                     lookup = await self._shop.wallet.lookup(payment_hash)
                 if lookup.state is InvoiceState.SETTLED:

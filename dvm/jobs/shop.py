@@ -16,6 +16,8 @@ from dvm.nostr.event import Event
 from dvm.nostr.keys import Keys
 from dvm.nostr.pool import RelayPool
 
+REMEMBERED = 1000  # requests that have been read and may soon be run; any other is read from its row
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -53,14 +55,26 @@ class Shop:
     policies: Sequence[Policy] = ()
     announcement: str | None = None
     clock: Callable[[], float] = time.time
+    _read: dict[str, JobRequest] = field(default_factory=dict, init=False)
 
     def now(self) -> int:
         """Unix seconds."""
         return int(self.clock())
 
+    def read(self, event: Event) -> JobRequest:
+        """The request in an event; remembered for a while, since a job is read again when it runs.
+
+        Raises InvalidRequest.
+        """
+        request = parse_request(event, self.keys)
+        if len(self._read) >= REMEMBERED:
+            del self._read[next(iter(self._read))]
+        self._read[event.id] = request
+        return request
+
     def request_of(self, job: Job) -> JobRequest:
-        """The stored request, read again."""
-        return parse_request(Event.from_json(job.request), self.keys)
+        """The request of a stored job."""
+        return self._read.pop(job.id, None) or parse_request(Event.from_json(job.request), self.keys)
 
     def answers(self, request: JobRequest | Event, relay: str = "") -> Answers:
         return Answers(self.keys, request, relay)

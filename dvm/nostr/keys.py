@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from functools import lru_cache
 
@@ -11,6 +10,7 @@ from coincurve import PrivateKey
 from coincurve._libsecp256k1 import ffi, lib
 
 from dvm.nostr.event import Event, event_id
+from dvm.nostr.randomness import random_bytes
 
 
 class InvalidKey(ValueError):
@@ -73,7 +73,7 @@ class Keys:
         if len(digest) != 32:
             raise ValueError("a digest is 32 bytes")
         signature = ffi.new("unsigned char[64]")
-        if not lib.secp256k1_schnorrsig_sign32(self._context, signature, digest, self._keypair, os.urandom(32)):
+        if not lib.secp256k1_schnorrsig_sign32(self._context, signature, digest, self._keypair, random_bytes(32)):
             raise RuntimeError("signing failed")
         return bytes(ffi.buffer(signature, 64))
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
 from dvm.nostr.addresses import AddressRefused, check_relay_url
 from dvm.nostr.event import Event
 from dvm.nostr.filters import Filter
-from dvm.nostr.frames import clean, event_frame
+from dvm.nostr.frames import clean
 from dvm.nostr.keys import Keys
 from dvm.nostr.options import PoolOptions
-from dvm.nostr.outgoing import Done
 from dvm.nostr.passing import PassingRelays
 from dvm.nostr.relay import Relay
 from dvm.nostr.status import RelayStatus
@@ -153,31 +153,49 @@ class RelayPool:
         the caller wait longer than `timeout` seconds. The others go on in the background. Never raises for
         what a relay or an address does; an empty `accepted` says that it failed.
         """
-        published = Published()
-        targets = self._targets(self._write, relays, published.failed)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def first_word(_: Published) -> None:
+            if not future.done():
+                future.set_result(None)
+
+        published = self.post(event.id, event.to_json(), first_word, relays=relays, timeout=timeout)
+        await future
+        return published
+
+    def post(
+        self,
+        event_id: str,
+        event: str,
+        done: Callable[[Published], None],
+        *,
+        relays: Collection[str] = (),
+        timeout: float = 10.0,
+    ) -> Published:
+        """As `publish`, of an event in JSON, without a task: `done` is called once, when `publish` would return."""
+        published = Published()
+        targets = self._targets(self._write, relays, published.failed) if relays else self._write
         left = len(targets)
+        told = False
         if not left:
+            done(published)
             return published
 
-        def finished(url: str) -> Done:
-            def done(error: str | None) -> None:
-                nonlocal left
-                left -= 1
-                if error is None:
-                    published.accepted.append(url)
-                else:
-                    published.failed[url] = error
-                if (error is None or not left) and not future.done():
-                    future.set_result(None)
+        def finish(url: str, error: str | None) -> None:
+            nonlocal left, told
+            left -= 1
+            if error is None:
+                published.accepted.append(url)
+            else:
+                published.failed[url] = error
+            if not told and (error is None or not left):
+                told = True
+                done(published)
 
-            return done
-
-        frame, passing_timeout = event_frame(event), min(timeout, self._options.passing_timeout)
+        frame, passing_timeout = f'["EVENT",{event}]', min(timeout, self._options.passing_timeout)
         for relay in targets:
             limit = timeout if relay.url in self._relays else passing_timeout
-            relay.post(event.id, frame, limit, finished(relay.url))
-        await future
+            relay.post(event_id, frame, limit, partial(finish, relay.url))
         return published
 
     async def query(

@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from struct import pack
 
 from websockets.asyncio.client import ClientConnection
+from websockets.frames import apply_mask  # type: ignore[attr-defined]  # the compiled one, if there is one
 from websockets.protocol import State
+
+from dvm.nostr.randomness import random_bytes
 
 _WRITE = 65_536  # characters after which a write does not wait for more
 _LOOK = 0.05  # seconds between two looks at a relay that does not read
+
+
+def masked(data: bytes) -> bytes:
+    """One whole text message as a client sends it (RFC 6455, section 5.2): masked with unpredictable bytes."""
+    mask = random_bytes(4)
+    length = len(data)
+    if length < 126:
+        head = pack("!BB", 0x81, 0x80 | length)
+    elif length < 65_536:
+        head = pack("!BBH", 0x81, 0x80 | 126, length)
+    else:
+        head = pack("!BBQ", 0x81, 0x80 | 127, length)
+    return head + mask + apply_mask(data, mask)
 
 
 class Writer:
@@ -63,10 +80,7 @@ class Writer:
         connection = self._connection
         if not unsent or connection is None or connection.state is not State.OPEN:
             return  # what has no answer is sent again over the next connection
-        protocol = connection.protocol
-        for frame in unsent:
-            protocol.send_text(frame.encode())
-        connection.transport.write(b"".join(protocol.data_to_send()))
+        connection.transport.write(b"".join([masked(frame.encode()) for frame in unsent]))
 
     def _look_later(self, buffered: int, patience: float) -> None:
         self._stalled = asyncio.get_running_loop().call_later(_LOOK, self._look, buffered, patience)
