@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -43,6 +44,8 @@ def main(
 
     from dvm.doctor import examine
 
+    if sys.stderr.isatty():
+        typer.echo("Trying everything; that takes some seconds …", err=True)
     logging.disable(logging.CRITICAL)  # what relays and libraries log would stand between the findings
     try:
         report = asyncio.run(examine(config, relays, data, os.environ))
