@@ -1,0 +1,211 @@
+"""The processes of a run: started on their processors, listened to, and never left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from dvm.nostr import Keys
+from scripts.benchmarks.machine import Cores, cpu_seconds
+
+ROOT = Path(__file__).resolve().parents[2]
+START_SECONDS = 60.0
+STOP_SECONDS = 15.0
+PER_REQUEST = "{ per_request = 21 }"
+PER_TOKEN = '"per-token"'
+FREE = '"free"'
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_PR_SET_PDEATHSIG = 1
+
+
+class Broken(Exception):
+    """The benchmark cannot go on: a process ended or never became ready, or answers with errors."""
+
+
+class Child:
+    """One process. Everything that it says goes to the file `log`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, began: float) -> None:
+        self._process = process
+        self._log = log
+        self.began = began
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    async def said(self, text: str, timeout: float = START_SECONDS) -> str:
+        """The first line that contains `text`, waited for. Raises Broken."""
+        until = time.monotonic() + timeout
+        while True:
+            for line in self.lines():
+                if text in line:
+                    return line
+            if self.ended or time.monotonic() > until:
+                raise Broken(f"{self._log.stem} did not start:\n" + "\n".join(list(self.lines())[-20:]))
+            await asyncio.sleep(0.002)
+
+    def lines(self) -> list[str]:
+        """What it has said so far, whole lines only."""
+        return self._log.read_text("utf-8", "replace").split("\n")[:-1]
+
+    async def at_rest(self, timeout: float = 10.0) -> None:
+        """Return once it uses next to no processor time, or after `timeout` seconds."""
+        until = time.monotonic() + timeout
+        used = cpu_seconds(self.pid)
+        while time.monotonic() < until:
+            await asyncio.sleep(0.2)
+            now = cpu_seconds(self.pid)
+            if now - used < 0.004:
+                return
+            used = now
+
+    def stop(self) -> None:
+        """End it; by force, where asking does not help. Blocks until it is gone."""
+        try:
+            with suppress(ProcessLookupError):
+                self._process.terminate()
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            self._process.kill()
+            self._process.wait()
+
+
+@contextmanager
+def child(
+    arguments: Sequence[str | Path],
+    log: Path,
+    cores: Iterable[int],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[Child]:
+    """A process on `cores`, as long as the block lasts. Of our environment it gets no secret."""
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "TMPDIR")}
+    began = time.perf_counter()
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [str(part) for part in arguments],
+            cwd=cwd,
+            env={**kept, "PYTHONUNBUFFERED": "1", **(env or {})},
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a Ctrl-C is ours: we end them, in their order
+            preexec_fn=_leash(frozenset(cores)),
+        )
+    running = Child(process, log, began)
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+def _leash(cores: frozenset[int]) -> Callable[[], None]:
+    """What a new process does first: it moves to its processors, and asks to die when we do, however we do."""
+
+    def before_it_begins() -> None:
+        os.sched_setaffinity(0, cores)
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    return before_it_begins
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A daemon that is ready, at a relay that has nothing yet."""
+
+    url: str
+    daemon: Child
+    relay: Child
+    pubkey: str
+    directory: Path
+
+    @property
+    def data(self) -> Path:
+        return self.directory / "data"
+
+    @property
+    def till(self) -> Path:
+        """Where the paper wallet's invoices are paid."""
+        return self.data / "paper.sock"
+
+
+@asynccontextmanager
+async def relay(directory: Path, cores: Cores) -> AsyncIterator[tuple[str, Child]]:
+    """A fresh relay: its address, and itself."""
+    directory.mkdir(parents=True, exist_ok=True)
+    arguments = [sys.executable, "-m", "scripts.benchmarks.relay"]
+    with child(arguments, directory / "relay.log", cores.others, cwd=ROOT) as process:
+        yield await process.said("ws://"), process
+
+
+@asynccontextmanager
+async def shop(directory: Path, price: str, cores: Cores) -> AsyncIterator[Stage]:
+    """`dvm run` with the paper wallet and the echo model on its processor, at a relay of its own.
+
+    `directory/data` may hold a database already.
+    """
+    async with relay(directory, cores) as (url, its_relay):
+        keys = configure(directory, price, url)
+        with daemon(directory, keys, cores) as process:
+            await process.said('"ready"')
+            yield Stage(url, process, its_relay, keys.pubkey, directory)
+
+
+def daemon(directory: Path, keys: Keys, cores: Cores) -> AbstractContextManager[Child]:
+    """`dvm run` on what `configure` wrote."""
+    arguments = [sys.executable, "-m", "dvm", "run", "--log", "json"]
+    env = {"DVM_NSEC": keys.nsec(), "PYTHONPATH": str(ROOT)}
+    return child(arguments, directory / "daemon.log", cores.daemon, cwd=directory, env=env)
+
+
+def configure(directory: Path, price: str, url: str) -> Keys:
+    """Write dvm.toml and relays.toml; the keys to run with.
+
+    Limits that protect from strangers are off, the customer being one. Requests that the relay lost on their
+    way to the daemon are found by its sweep, which comes more often than by default: it costs a query, and
+    a lost request would otherwise hold its place among the outstanding ones for a minute.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "dvm.toml").write_text(
+        f"""[wallet]
+type = "paper"
+[models.echo]
+provider = "echo"
+input = 300
+cached = 75
+output = 2500
+max_output_tokens = 1000
+[[service]]
+kind = 5050
+models = ["echo"]
+price = {price}
+[limits]
+jobs_per_minute = 0
+open_quotes = 0
+open_quotes_total = 0
+sweep_seconds = 5
+allow_private_addresses = true
+"""
+    )
+    (directory / "relays.toml").write_text(f'[[relay]]\nurl = "{url}"\n')
+    return Keys.generate()
