@@ -75,6 +75,21 @@ async def test_a_rate_limit_without_end_is_an_error_in_time() -> None:
         assert error.value.code == "rate_limited"
 
 
+async def test_a_rate_limit_and_then_silence_is_told_as_the_limit() -> None:
+    async with setup(options=IMPATIENT) as ready:
+        await made(ready)
+        ready.shop.faults.limited = 1
+
+        def fall_silent(_: str, body: Body) -> Body:
+            ready.shop.faults.drop_requests = True
+            return body
+
+        ready.shop.faults.tamper = fall_silent
+        with pytest.raises(WalletError) as error:
+            await made(ready)
+        assert error.value.code == "rate_limited"
+
+
 @pytest.mark.parametrize(("announced", "real"), [("nip44", "nip04"), ("nip04", "nip44")])
 async def test_a_service_that_refuses_its_own_encryption_is_asked_in_the_other(announced: Any, real: Any) -> None:
     async with setup([announced]) as ready:
@@ -456,10 +471,23 @@ async def test_a_wallet_that_ignores_the_offset_is_not_taken_for_complete() -> N
         ]
         found = await ready.wallet.lookup_many([*old, *new], since)
         assert PENDING not in {lookup.state for lookup in found.values()}
+        assert ready.shop.counters.by_method["list_transactions"] == 2  # not page after page of the same
         for _ in range(3):
             again = await ready.wallet.lookup_many([h for h in old if found[h].state is UNKNOWN], since)
             found |= again
         assert all(found[h].state is SETTLED for h in old)
+
+
+async def test_what_a_listing_says_unreadably_is_unknown_not_unpaid() -> None:
+    async with setup(options=Options(timeout=10.0, lookups=0)) as ready:
+        paid, unpaid = await made(ready), await made(ready)
+        settle(ready, paid)
+        for spoil in ({"payment_hash": "?"}, {"preimage": "ab" * 32}, {"state": "perhaps"}, {"amount": None}):
+            ready.shop.faults.tamper = result(
+                lambda r, spoil=spoil: {"transactions": [t | spoil for t in r["transactions"]]}
+            )
+            found = await ready.wallet.lookup_many([paid, unpaid], int(time.time()) - 5)
+            assert [found[h].state for h in (paid, unpaid)] == [UNKNOWN, UNKNOWN]
 
 
 def _shown(ready: Setup, payment_hash: str) -> Body:
