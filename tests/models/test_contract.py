@@ -135,9 +135,10 @@ async def test_closing_twice_is_safe_and_a_closed_model_says_so(model: Model) ->
             await model.count_tokens(Prompt.of(FOX))
 
 
-async def test_a_model_closed_in_mid_answer_ends_it_with_an_error(model: Model) -> None:
+async def test_a_model_closed_in_mid_answer_ends_it_with_an_error(model: Model, standin: GeminiStandIn) -> None:
     if isinstance(model, EchoModel):
         return  # has nothing to close
+    standin.script("*", fault="stall", fault_after=1)
     stream = model.stream(Prompt.of("Tell a long story. " * 10), Limits(400))
     await anext(stream)
     await model.close()

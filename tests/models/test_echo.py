@@ -33,8 +33,8 @@ async def test_stop_strings_end_it_where_the_first_of_them_begins() -> None:
 async def test_thoughts_and_cached_tokens_are_as_scripted_within_the_limits() -> None:
     model = EchoModel(thoughts=5, cached=4)
     assert (await ask(model)).usage == Usage(input=7, cached=4, output=11, thoughts=5)
-    short = await ask(model, max_output_tokens=7)
-    assert (short.text, short.usage.thoughts, short.usage.output) == (FOX[:8], 5, 2)
+    short = await ask(model, max_output_tokens=12)
+    assert (short.text, short.usage.thoughts, short.usage.output) == (FOX[:28], 5, 7)
     only_thoughts = await ask(model, max_output_tokens=3)
     assert (only_thoughts.text, only_thoughts.last.finish, only_thoughts.usage.thoughts) == ("", "length", 3)
     assert (await ask(EchoModel(cached=100))).usage == Usage(cached=11, output=11)

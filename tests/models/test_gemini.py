@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import re
 import subprocess
 import sys
@@ -22,14 +23,14 @@ from tests.standins.gemini_scripts import Script
 PIXEL = b"\x89PNG\r\n\x1a\n"
 
 
-def camel_case(json: Any) -> Any:
+def camel_case(raw: Any) -> Any:
     """Protocol buffers take both spellings of a field's name, and the SDK mixes them by version."""
-    match json:
+    match raw:
         case dict():
-            return {re.sub("_(.)", lambda m: m[1].upper(), key): camel_case(value) for key, value in json.items()}
+            return {re.sub("_(.)", lambda m: m[1].upper(), key): camel_case(value) for key, value in raw.items()}
         case list():
-            return [camel_case(value) for value in json]
-    return json
+            return [camel_case(value) for value in raw]
+    return raw
 
 
 async def test_every_setting_reaches_the_api(standin: GeminiStandIn, flash: GeminiFactory) -> None:
@@ -162,7 +163,12 @@ async def test_stop_and_length(flash: GeminiFactory) -> None:
 
 
 async def test_a_further_request_is_never_made_for_a_continuation(standin: GeminiStandIn, flash: GeminiFactory) -> None:
-    standin.script("*", finish="CONTINUATION")
+    chunk = {
+        "candidates": [
+            {"content": {"parts": [{"text": "a"}]}, "finishReason": "CONTINUATION", "continuationToken": "eA=="}
+        ]
+    }
+    standin.script("*", fault="raw", raw_body=json.dumps(chunk))
     assert (await ask(flash())).last.finish == "length"
     assert standin.counters["requests"] == 1
 

@@ -31,6 +31,7 @@ async def test_gemini(standin: GeminiStandIn) -> None:
 def test_the_others_need_no_key_and_no_model() -> None:
     local = make_model("local", "embedded", model="", api_key="", max_output_tokens=8192)
     assert isinstance(local, EmbeddedModel)
+    assert "smollm2" in repr(local)
     assert local.max_output_tokens == 2048, "no more than its context"
     echo = make_model("e", "echo", model="any", api_key="x", options={"chunk_tokens": 2, "delay": 0.0})
     assert isinstance(echo, EchoModel)
