@@ -14,7 +14,8 @@ from tests.standins.daemon import daemon
 from tests.standins.process import running
 from tests.standins.relay import local_relay
 
-GEMINI = {"provider": "gemini", "model": "gemini-slow", "input": 300, "cached": 75, "output": 2500, "max_output_tokens": 8192}  # fmt: skip
+PRICE = {"input": 300, "cached": 75, "output": 2500}
+GEMINI = {"provider": "gemini", "model": "gemini-slow", "max_output_tokens": 8192, **PRICE}
 QUESTION = "Why does a coin on a table cast no shadow at noon, and what would change if the table were glass?"
 
 
@@ -50,7 +51,8 @@ async def test_quote_payment_partials_result_receipt_and_a_second_job_from_the_c
 
         await customer.feedback(first, "processing")
         heard = sorted(customer.heard[first], key=lambda event: event["created_at"])
-        partials = [event["content"] for event in heard if event["kind"] == 7000 and tag(event, "status")[1] == "partial"]
+        feedback = [event for event in heard if event["kind"] == 7000]
+        partials = [event["content"] for event in feedback if tag(event, "status")[1] == "partial"]
         assert len(partials) > 1
         for shorter, longer in zip(partials, [*partials[1:], QUESTION], strict=True):
             assert longer.startswith(shorter)
