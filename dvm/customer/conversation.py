@@ -67,6 +67,7 @@ class Conversation:
         self._bad_receipt: str | None = None
         self._partial: tuple[int, int] = (-1, -1)
         self._processing: set[str] = set()
+        self._dismissed: set[str] = set()
 
     @property
     def provider(self) -> str | None:
@@ -100,6 +101,7 @@ class Conversation:
         """Wait no longer for who works without payment, and has fallen silent."""
         if self.working is not None:
             self._decline(self.working, "silent", "it began to work and fell silent")
+            self._dismissed.add(self.working)
             self.working = None
 
     def take(self, event: Event) -> None:
@@ -156,7 +158,8 @@ class Conversation:
         """Whether what this provider says of its work counts; it may be how we learn that it works unpaid."""
         if self.chosen is not None:
             return provider == self.chosen.provider
-        if provider in self.offers:  # it asked for money: until it has that, it only wants to be believed
+        # It asked for money (until it has that, it only wants to be believed), or was waited for once already.
+        if provider in self.offers or provider in self._dismissed:
             return False
         if self.working is None:
             self.working = provider

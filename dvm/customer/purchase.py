@@ -66,7 +66,7 @@ class Purchase:
         self._changed = asyncio.Event()
         self._payment: OnePayment | None = None
         self._announcements: asyncio.Task[list[Announcement]] | None = None
-        self._heard_at = 0.0
+        self._heard_at, self._newest = 0.0, 0
         self._published = self._cancelled = self._finished = False
 
     async def updates(self) -> AsyncGenerator[Update, None]:
@@ -366,9 +366,10 @@ class Purchase:
         return Filter(kinds=kinds, authors=None if provider is None else [provider], tags={"e": [self._request.id]})
 
     def _take(self, event: Event) -> None:
+        # Taken again each time that a query brings it: what counted for nothing then may count now.
         self._talk.take(event)
-        if event.pubkey == self._talk.provider:
-            self._heard_at = asyncio.get_running_loop().time()
+        if event.pubkey == self._talk.provider and event.created_at > self._newest:
+            self._newest, self._heard_at = event.created_at, self._now()
         self._changed.set()
 
     async def _poll_for_ever(self) -> None:

@@ -39,10 +39,8 @@ async def pool(relay: TestRelay, keys: Keys) -> AsyncIterator[RelayPool]:
 async def all_of(customer: Customer, prompt: str = "What?", **job: Any) -> list[Update]:
     """Every update of one job."""
     job.setdefault("max_msat", 50_000)
-    found = []
     async with aclosing(customer.ask(prompt, **job)) as updates:
-        async for update in updates:
-            found.append(update)
+        found = [update async for update in updates]
     assert isinstance(found[-1], Done | Failed)
     assert not any(isinstance(update, Done | Failed) for update in found[:-1])
     return found

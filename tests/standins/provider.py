@@ -66,6 +66,8 @@ class Provider:
     requests: list[JobRequest] = field(default_factory=list)
     said: list[Event] = field(default_factory=list)
     deletions: list[Event] = field(default_factory=list)
+    uninvited: bool = False
+    """Answers also jobs that name others only."""
     _at: int = 0
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -166,7 +168,7 @@ class Provider:
         if event.id in {job.id for job in self.requests}:
             return
         named = event.values("p")
-        if named and self.keys.pubkey not in named:
+        if named and self.keys.pubkey not in named and not self.uninvited:
             return
         job = parse_request(event, self.keys)
         self.requests.append(job)
