@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+from dvm.announcing import IDENTIFIER
 from dvm.config import Config, LimitsConfig, PerRequestSats, Relays, ServiceConfig
 from dvm.contradictions import Offered
 from dvm.datadir import DataDir
@@ -31,8 +32,6 @@ from dvm.secrets import Secrets
 log = logging.getLogger(__name__)
 
 OFFERED = Offered(kinds=frozenset(KINDS), wallets=frozenset(WALLETS), providers=frozenset(PROVIDERS), gateway=False)
-# The `d` of our announcement (31990), which receipts refer to. One provider, one announcement.
-ANNOUNCEMENT = "lightning-dvm"
 BEAT_SECONDS = 10.0
 FIRST_RELAY_SECONDS = 5.0
 FRAME_BYTES = 4 << 20  # what "no limit" means for an event: a frame is bounded in any case
@@ -174,7 +173,7 @@ class Daemon:
                     quotes=limits.open_quotes,
                     quotes_total=limits.open_quotes_total,
                 ),
-                announcement=ANNOUNCEMENT,
+                announcement=IDENTIFIER,
             )
             self.engine = Engine(shop)
             await self.engine.start()

@@ -6,6 +6,7 @@ reaches its wallet over Nostr Wallet Connect. Only the money is paper.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from dvm.announcing import drafts_of
 from dvm.config import Config, Relays
 from dvm.daemon import Daemon
 from dvm.lightning.paper_node import PaperNode
@@ -64,6 +66,8 @@ async def open_shop(data: Path, model: str) -> AsyncIterator[Shop]:
                 data,
             )
         )
+        for draft in drafts_of(daemon.config.identity, daemon.relays, daemon.services):
+            await daemon.pool.publish(draft.sign(keys, int(time.time())))
         yield Shop(relay, keys.npub, keys.pubkey, customer.connection.uri(), daemon)
 
 

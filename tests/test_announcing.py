@@ -8,8 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from dvm import daemon
-from dvm.announcing import IDENTIFIER, announcement_of, drafts_of
+from dvm.announcing import announcement_of, drafts_of
 from dvm.config import Config, Relays, load_config, load_relays
 from dvm.daemon import build_services
 from dvm.jobs import Service
@@ -118,7 +117,3 @@ def test_nobody_is_billed_more_than_was_announced(tmp_path: Path) -> None:
     assert announced.topics == ("t", "5001", "5050")
     assert announced.amount == "flexible"
     assert announced.params["model"].values == ("m", "only", "other")
-
-
-def test_receipts_refer_to_this_very_announcement() -> None:
-    assert daemon.ANNOUNCEMENT == IDENTIFIER
