@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
@@ -225,6 +226,8 @@ class Customer:
             keys=self.keys,
             scheme=scheme,
         )
+        # An event's id is its content's hash: the same question twice in a second would be one job.
+        draft.tags.append(["salt", secrets.token_hex(8)])
         request = parse_request(draft.sign(self.keys, int(time.time())), self.keys)
         request.require_input()
         return request

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +37,7 @@ FAST = Settings(partial_seconds=0.01, publish_seconds=3, shutdown_seconds=5, swe
 
 async def test_a_paid_job_ends_in_an_answer_a_verified_receipt_and_change(
     pool: RelayPool, relay: TestRelay, keys: Keys
-):
+) -> None:
     async with seller([relay.url]) as shop:
         wallet = await shop.payer()
         customer = Customer(keys, pool, payer=wallet, options=BRISK)
@@ -59,7 +61,9 @@ async def test_a_paid_job_ends_in_an_answer_a_verified_receipt_and_change(
         assert (account.balance_msat, account.problems, account.complete) == (receipt.after, (), True)
 
 
-async def test_the_next_job_is_paid_from_the_change_without_an_invoice(pool: RelayPool, relay: TestRelay, keys: Keys):
+async def test_the_next_job_is_paid_from_the_change_without_an_invoice(
+    pool: RelayPool, relay: TestRelay, keys: Keys
+) -> None:
     async with seller([relay.url]) as shop:
         customer = Customer(keys, pool, payer=await shop.payer(), options=BRISK)
         await all_of(customer, "one", provider=shop.keys.npub)
@@ -77,7 +81,7 @@ async def test_the_next_job_is_paid_from_the_change_without_an_invoice(pool: Rel
 @pytest.mark.parametrize("scheme", ["nip04", "nip44"])
 async def test_an_encrypted_job_shows_a_stranger_neither_question_nor_answer(
     pool: RelayPool, relay: TestRelay, keys: Keys, scheme: str
-):
+) -> None:
     async with seller([relay.url]) as shop:
         customer = Customer(keys, pool, payer=await shop.payer(), options=BRISK)
         updates = await all_of(customer, "my-very-private-words", provider=shop.keys.pubkey, encrypted=scheme)
@@ -87,7 +91,7 @@ async def test_an_encrypted_job_shows_a_stranger_neither_question_nor_answer(
             assert "my-very-private-words" not in event.to_json()
 
 
-async def test_the_answer_streams_and_what_remains_shrinks(pool: RelayPool, relay: TestRelay, keys: Keys):
+async def test_the_answer_streams_and_what_remains_shrinks(pool: RelayPool, relay: TestRelay, keys: Keys) -> None:
     model = EchoModel("echo", chunk_tokens=20, delay=0.02, max_output_tokens=4000)
     async with seller([relay.url], model=model, settings=FAST) as shop:
         customer = Customer(keys, pool, payer=await shop.payer(), options=BRISK)
@@ -103,7 +107,7 @@ async def test_the_answer_streams_and_what_remains_shrinks(pool: RelayPool, rela
         assert done(updates).text == prompt
 
 
-async def test_a_free_job_costs_nothing_and_needs_no_wallet(pool: RelayPool, relay: TestRelay, keys: Keys):
+async def test_a_free_job_costs_nothing_and_needs_no_wallet(pool: RelayPool, relay: TestRelay, keys: Keys) -> None:
     async with seller([relay.url], price=FREE) as shop:
         updates = await all_of(Customer(keys, pool, options=BRISK), "gratis", provider=shop.keys.npub)
         last = done(updates)
@@ -111,7 +115,9 @@ async def test_a_free_job_costs_nothing_and_needs_no_wallet(pool: RelayPool, rel
         assert not any(isinstance(u, Due) for u in updates)
 
 
-async def test_without_a_wallet_the_invoice_is_shown_and_anybody_may_pay(pool: RelayPool, relay: TestRelay, keys: Keys):
+async def test_without_a_wallet_the_invoice_is_shown_and_anybody_may_pay(
+    pool: RelayPool, relay: TestRelay, keys: Keys
+) -> None:
     async with seller([relay.url]) as shop:
         customer = Customer(keys, pool, options=BRISK)
         async with aclosing(customer.ask("by hand", max_msat=50_000, provider=shop.keys.npub)) as updates:
@@ -125,7 +131,7 @@ async def test_without_a_wallet_the_invoice_is_shown_and_anybody_may_pay(pool: R
 
 async def test_the_limit_goes_along_as_the_bid_and_a_job_above_it_is_refused(
     pool: RelayPool, relay: TestRelay, keys: Keys
-):
+) -> None:
     async with seller([relay.url], price=PerRequest(21_000)) as shop:
         customer = Customer(keys, pool, payer=await shop.payer(), options=BRISK)
         updates = await all_of(customer, provider=shop.keys.npub, max_msat=20_000)
@@ -135,7 +141,7 @@ async def test_the_limit_goes_along_as_the_bid_and_a_job_above_it_is_refused(
             await customer.buy("again", provider=shop.keys.npub, max_msat=20_000)
 
 
-async def test_a_refusal_is_told_and_nothing_is_paid(pool: RelayPool, relay: TestRelay, keys: Keys):
+async def test_a_refusal_is_told_and_nothing_is_paid(pool: RelayPool, relay: TestRelay, keys: Keys) -> None:
     async with seller([relay.url]) as shop:
         wallet = await shop.payer()
         before = shop.node.balance("customer")
@@ -148,7 +154,7 @@ async def test_a_refusal_is_told_and_nothing_is_paid(pool: RelayPool, relay: Tes
 
 async def test_the_daemon_restarts_in_the_middle_and_the_answer_comes_all_the_same(
     pool: RelayPool, relay: TestRelay, keys: Keys
-):
+) -> None:
     model = EchoModel("echo", chunk_tokens=2, delay=0.05, max_output_tokens=4000)
     settings = Settings(partial_seconds=0.01, publish_seconds=3, shutdown_seconds=0.05, sweep_seconds=0.2)
     async with seller([relay.url], model=model, settings=settings) as shop:
@@ -167,7 +173,7 @@ async def test_the_daemon_restarts_in_the_middle_and_the_answer_comes_all_the_sa
 
 async def test_the_relay_comes_back_empty_and_the_request_is_published_again(
     pool: RelayPool, relay: TestRelay, keys: Keys
-):
+) -> None:
     customer = Customer(keys, pool, options=BRISK)
     async with aclosing(customer.ask("still there?", max_msat=0)) as updates:
         assert isinstance(await anext(updates), Asked)
@@ -179,7 +185,7 @@ async def test_the_relay_comes_back_empty_and_the_request_is_published_again(
     assert done([last]).text == "still there?"
 
 
-async def test_leaving_before_the_answer_cancels_the_job(pool: RelayPool, relay: TestRelay, keys: Keys):
+async def test_leaving_before_the_answer_cancels_the_job(pool: RelayPool, relay: TestRelay, keys: Keys) -> None:
     model = EchoModel("echo", chunk_tokens=1, delay=0.05, max_output_tokens=4000)
     async with seller([relay.url], model=model, settings=FAST) as shop:
         customer = Customer(keys, pool, payer=await shop.payer(), options=BRISK)
@@ -197,7 +203,7 @@ async def test_leaving_before_the_answer_cancels_the_job(pool: RelayPool, relay:
         assert account.problems == ()
 
 
-async def test_a_cancelled_task_cancels_the_job_on_its_way_out(pool: RelayPool, relay: TestRelay, keys: Keys):
+async def test_a_cancelled_task_cancels_the_job_on_its_way_out(pool: RelayPool, relay: TestRelay, keys: Keys) -> None:
     async with seller([relay.url]) as shop:
         customer = Customer(keys, pool, options=BRISK)
         due = asyncio.Event()
@@ -219,8 +225,8 @@ async def test_a_cancelled_task_cancels_the_job_on_its_way_out(pool: RelayPool, 
 
 
 async def test_receipts_that_a_relay_has_forgotten_are_still_ours(
-    pool: RelayPool, relay: TestRelay, keys: Keys, tmp_path
-):
+    pool: RelayPool, relay: TestRelay, keys: Keys, tmp_path: Path
+) -> None:
     async with seller([relay.url]) as shop:
         customer = Customer(keys, pool, payer=await shop.payer(), archive=Archive(tmp_path), options=BRISK)
         first = done(await all_of(customer, "one", provider=shop.keys.npub))
@@ -237,7 +243,7 @@ async def test_receipts_that_a_relay_has_forgotten_are_still_ours(
         assert without.balance_msat == second.receipt.receipt.after
 
 
-async def test_time_is_up_with_a_clear_word(pool: RelayPool, relay: TestRelay, keys: Keys):
+async def test_time_is_up_with_a_clear_word(pool: RelayPool, relay: TestRelay, keys: Keys) -> None:
     model = EchoModel("echo", chunk_tokens=1, delay=0.2, max_output_tokens=4000)
     async with seller([relay.url], model=model, settings=FAST) as shop:
         customer = Customer(keys, pool, payer=await shop.payer(), options=BRISK)
@@ -251,7 +257,9 @@ async def test_time_is_up_with_a_clear_word(pool: RelayPool, relay: TestRelay, k
         assert last.receipt.receipt.after > 0
 
 
-async def test_no_relay_and_no_provider_are_two_different_failures(pool: RelayPool, relay: TestRelay, keys: Keys):
+async def test_no_relay_and_no_provider_are_two_different_failures(
+    pool: RelayPool, relay: TestRelay, keys: Keys
+) -> None:
     nobody = Options(quote=0.3, poll=0.1, publish=0.5)
     last = failed(await all_of(Customer(keys, pool, options=nobody)))
     assert (last.code, last.msat) == ("no-answer", 0)
@@ -273,8 +281,20 @@ async def test_no_relay_and_no_provider_are_two_different_failures(pool: RelayPo
     ],
 )
 async def test_what_cannot_be_asked_is_said_before_anything_is_sent(
-    pool: RelayPool, relay: TestRelay, keys: Keys, job: dict
-):
+    pool: RelayPool, relay: TestRelay, keys: Keys, job: dict[str, Any]
+) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         await all_of(Customer(keys, pool, options=BRISK), **job)
     assert await pool.query(Filter()) == []
+
+
+async def test_the_same_question_twice_at_once_is_two_jobs(pool: RelayPool, relay: TestRelay, keys: Keys) -> None:
+    async with seller([relay.url]) as shop:
+        customer = Customer(keys, pool, payer=await shop.payer(), options=BRISK)
+        answers = await asyncio.gather(
+            *(customer.buy("hm", max_msat=50_000, provider=shop.keys.npub) for _ in range(3))
+        )
+        assert len({answer.request.id for answer in answers}) == 3
+        assert len({answer.payment_hash for answer in answers}) == 3
+        assert [answer.problems for answer in answers] == [()] * 3
+        assert (await customer.account(shop.keys.npub)).complete
