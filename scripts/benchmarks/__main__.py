@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--directory", type=Path, help="where the databases lie meanwhile (the temporary directory)")
     for name, about in (
         ("jobs", "in each round of a load (as many as take some seconds)"),
+        ("seconds", "of each round, where --jobs does not say how many"),
         ("rounds", "of each load, the median counting"),
         ("warm_up", "jobs before anything is measured"),
         ("outstanding", "jobs under way at a time"),
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         ("seed", "of chance"),
     ):
         default = getattr(Sizes(), name)
-        shown = f"{about} ({default:,})" if default else about
+        shown = f"{about} ({default:g})" if default else about
         parser.add_argument(f"--{name.replace('_', '-')}", type=_positive, metavar="N", help=shown)
     return parser
 

@@ -1,8 +1,8 @@
 """The customer of the benchmarks: as little work as possible, so that what is measured is the daemon.
 
-Requests are signed beforehand; answers are read with as little parsing as the protocol allows; invoices are
-paid over the paper wallet's socket. The customer reads on one connection and writes on others, which it
-changes before the relay would reset them (LocalRelay does so after some 6,000 messages).
+Answers are read with as little parsing as the protocol allows; invoices are paid over the paper wallet's
+socket. The customer reads on one connection and writes on others, which it changes before the relay would
+reset them (LocalRelay does so after some 6,000 messages).
 
 A relay under load loses events. Whoever waits longer than `PATIENCE` is looked after: what the relay has
 stored is asked for, and a request that it does not have is sent again. `Lost` counts how often that was so.
@@ -24,7 +24,7 @@ import orjson
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from dvm.nip90 import FEEDBACK, RECEIPT, TO_RESULT, request_draft
+from dvm.nip90 import FEEDBACK, RECEIPT, TO_RESULT, Draft, request_draft
 from dvm.nostr import Keys
 from dvm.nostr.event import Event
 from scripts.benchmarks.processes import Broken
@@ -36,6 +36,14 @@ TIMEOUT = 30.0  # seconds, after which a job is given up
 _ASKED_AT_ONCE = 50  # jobs in one query
 
 Until = Literal["quote", "result", "receipt"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unsigned:
+    """A request, and who will ask it."""
+
+    draft: Draft
+    keys: Keys
 
 
 @dataclass(slots=True)
@@ -102,19 +110,24 @@ class Customer:
             self._payments.close()
         await asyncio.gather(self._reader.close(), self._writer.close(), return_exceptions=True)
 
-    def prepare(self, count: int) -> list[Event]:
-        """Signed requests, each different, no older than now."""
-        now = int(time.time())
+    def prepare(self, count: int) -> list[Unsigned]:
+        """Requests, each different."""
         first, self._prepared = self._prepared, self._prepared + count
         return [
-            request_draft(KIND, [f"Say this again, please: {number}"], relays=self.relays).sign(
-                self.keys[number % len(self.keys)], now
+            Unsigned(
+                request_draft(KIND, [f"Say this again, please: {number}"], relays=self.relays),
+                self.keys[number % len(self.keys)],
             )
             for number in range(first, first + count)
         ]
 
-    async def ask(self, request: Event) -> Times | None:
-        """One job, to its end; None if it had none in time. Raises Broken if it was refused."""
+    async def ask(self, unsigned: Unsigned) -> Times | None:
+        """One job, to its end; None if it had none in time. Raises Broken if it was refused.
+
+        Signed now, not beforehand: nobody can page through thousands of requests of the same second, and
+        the daemon's sweep must be able to find what the relay did not bring it.
+        """
+        request = unsigned.draft.sign(unsigned.keys, int(time.time()))
         future = self._waiting[request.id] = asyncio.get_running_loop().create_future()
         times = self._jobs[request.id] = Times(request, asked=time.perf_counter())
         await self._writer.send(request)
@@ -129,7 +142,7 @@ class Customer:
             del self._jobs[request.id]
         return times
 
-    async def ask_all(self, requests: Sequence[Event], outstanding: int) -> list[Times]:
+    async def ask_all(self, requests: Sequence[Unsigned], outstanding: int) -> list[Times]:
         """Closed loop: always so many jobs under way, until all are done. Those that were answered."""
         left = iter(requests)
 
@@ -140,7 +153,7 @@ class Customer:
             tasks = [group.create_task(one_after_the_other()) for _ in range(min(outstanding, len(requests)))]
         return [times for task in tasks for times in task.result() if times]
 
-    async def ask_at(self, requests: Sequence[Event], rate: float, chance: random.Random) -> list[Times]:
+    async def ask_at(self, requests: Sequence[Unsigned], rate: float, chance: random.Random) -> list[Times]:
         """Open loop: so many jobs a second on average, with Poisson's gaps, whether or not they are answered."""
         began = time.perf_counter()
         due = 0.0

@@ -14,14 +14,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from dvm.nostr import Keys
 from scripts.benchmarks.client import Customer
-from scripts.benchmarks.machine import cpu_seconds, resident_bytes
+from scripts.benchmarks.machine import Cores, cpu_seconds, resident_bytes
 from scripts.benchmarks.measures import Bench, percentile
 from scripts.benchmarks.processes import FREE, Broken, Child, child, configure, daemon, relay
 
@@ -52,8 +52,17 @@ class Unavailable(Exception):
     """The peer cannot be had on this machine; the text says why."""
 
 
-async def compare(bench: Bench) -> dict[str, Any]:
-    """By name: what was measured, or `{"skipped": why}`."""
+async def compare(bench: Bench) -> dict[str, dict[str, Any]]:
+    """By condition ("one" processor for the daemon, as in all other measures; "all" of them, which suits
+    peers with many threads), by name: what was measured, or `{"skipped": why}`."""
+    everything = Cores(bench.cores.daemon | bench.cores.others, bench.cores.others)
+    conditions = {"one": bench.cores, "all": everything} if bench.cores.pinned else {"all": everything}
+    return {name: await _compare(replace(bench, cores=cores), name) for name, cores in conditions.items()}
+
+
+async def _compare(bench: Bench, condition: str) -> dict[str, Any]:
+    say, prefix = bench.say, "one processor" if condition == "one" else "all processors"
+    bench = replace(bench, say=lambda text: say(f"{prefix}: {text}"))
     found = {OURS: await _measure(bench, None, None)}
     for peer in PEERS:
         try:

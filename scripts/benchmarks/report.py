@@ -70,6 +70,7 @@ FIGURES = (
 )
 # The floors are the machine's: between two runs they differ with its mood, not with the database.
 _NOT_COMPARED = frozenset({"invoice_floor_us", "balance_floor_us"})
+_CONDITIONS = {"one": "each daemon on one processor", "all": "each on all processors"}
 
 
 def verdicts(databases: dict[str, dict[str, Any]], peers: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -84,8 +85,11 @@ def verdicts(databases: dict[str, dict[str, Any]], peers: dict[str, Any] | None)
     if "empty" in databases and "full" in databases:
         for figure, times in _ratios(databases["empty"], databases["full"]):
             found.append(_verdict(f"full/empty: {figure.name}", times, f"≤ {WORSE}", times <= WORSE))
-    if peers and (better := times_better(peers)) is not None:
-        found.append(_verdict("times the better peer", better, f"≥ {TIMES_BETTER:g}", better >= TIMES_BETTER))
+    for condition, each in (peers or {}).items():
+        if (better := times_better(each)) is not None:
+            met = better >= TIMES_BETTER
+            what = f"times the better peer, {_CONDITIONS[condition]}"
+            found.append(_verdict(what, better, f"≥ {TIMES_BETTER:g}", met))
     return found
 
 
@@ -120,9 +124,9 @@ def show(report: dict[str, Any], console: Console) -> None:
     )
     if report["databases"]:
         console.print(_figures(report["databases"], report["sizes"]["history"]))
-    if report["peers"]:
-        console.print(_peers(report["peers"], report["sizes"]["peer_jobs"]))
-        if (times := times_better(report["peers"])) is not None:
+    for condition, each in (report["peers"] or {}).items():
+        console.print(_peers(each, f"{report['sizes']['peer_jobs']} free echo jobs at once, {_CONDITIONS[condition]}"))
+        if (times := times_better(each)) is not None:
             console.print(f"{times:.1f} times the better peer (aim: {TIMES_BETTER:g})")
     for note in report["notes"]:
         console.print(f"• {note}")
@@ -162,8 +166,8 @@ def _marked(text: str, met: bool | None) -> str:
     return f"[red]{text}[/red]" if met is False else text
 
 
-def _peers(peers: dict[str, Any], jobs: int) -> Table:
-    table = Table(title=f"{jobs} free kind 5050 echo jobs at once")
+def _peers(peers: dict[str, Any], title: str) -> Table:
+    table = Table(title=title)
     columns: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
         ("jobs/s", lambda each: f"{each['jobs_per_second']:,.0f}"),
         ("median ms", lambda each: f"{each['result_p50_ms']:,.0f}"),
@@ -172,8 +176,8 @@ def _peers(peers: dict[str, Any], jobs: int) -> Table:
         ("unanswered", lambda each: str(each["lost"])),
     ]
     table.add_column("daemon")
-    for title, _ in columns:
-        table.add_column(title, justify="right")
+    for heading, _ in columns:
+        table.add_column(heading, justify="right")
     for name, each in peers.items():
         if "skipped" in each:
             table.add_row(name, f"skipped: {each['skipped']}", *[""] * (len(columns) - 1))
