@@ -181,7 +181,8 @@ class Daemon:
             beat = asyncio.create_task(self._beat(), name="heartbeat")
             stack.callback(self.data.end)
             stack.callback(beat.cancel)
-            await self.pool.wait_connected(1, FIRST_RELAY_SECONDS)
+            if not await self.pool.wait_connected(1, FIRST_RELAY_SECONDS):
+                log.warning("no relay can be reached: nothing is heard until one is; see relays.toml and `dvm doctor`")
         except BaseException:
             await stack.aclose()
             raise
