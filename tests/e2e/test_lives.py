@@ -22,9 +22,11 @@ SLOW = {**ECHO, "chunk_tokens": 1, "delay_seconds": 0.1}
 NWC = {"type": "nwc", "timeout_seconds": 2}
 
 
-def shop_with(wallet: WalletProcess, relay: TestRelay, directory: Path, **configuration: Any) -> Any:
-    """The daemon on that wallet and relay."""
-    env = {"DVM_NWC_URI": wallet.uri}
+def shop_with(
+    wallet: WalletProcess, relay: TestRelay, directory: Path, key: str = "test-gemini-key", **configuration: Any
+) -> Any:
+    """The daemon on that wallet and relay; `key` is for Gemini, if the model is that."""
+    env = {"DVM_NWC_URI": wallet.uri, "GEMINI_API_KEY": key}
     return daemon(directory, [relay.url], env=env, wallet=NWC, **{"model": SLOW, **configuration})
 
 
