@@ -24,14 +24,14 @@ def held(job_id: str) -> str:
     return f"held:{job_id}"
 
 
-def transfer(db: sqlite3.Connection, key: str, debit: str, credit: str, msat: int, at: int) -> bool:
-    """Move `msat` (> 0) from `debit` to `credit`; False if `key` was applied before.
+def transfer(db: sqlite3.Connection, what: str, ref: str, debit: str, credit: str, msat: int, at: int) -> bool:
+    """Move `msat` (> 0) from `debit` to `credit`; False if `what:ref` was applied before.
 
     Raises LedgerError when the debited account has too little.
     """
     done = db.execute(
-        "INSERT INTO transfers (key, debit, credit, msat, at) VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
-        (key, debit, credit, msat, at),
+        "INSERT INTO transfers (what, ref, debit, credit, msat, at) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        (what, ref, debit, credit, msat, at),
     )
     if done.rowcount == 0:
         return False
@@ -40,9 +40,9 @@ def transfer(db: sqlite3.Connection, key: str, debit: str, credit: str, msat: in
     try:
         took = db.execute("UPDATE accounts SET msat = msat - ? WHERE name = ?", (msat, debit))
     except sqlite3.IntegrityError:
-        raise LedgerError(f"{key}: the account holds less than {msat} msat") from None
+        raise LedgerError(f"{what}:{ref}: the account holds less than {msat} msat") from None
     if took.rowcount == 0:
-        raise LedgerError(f"{key}: the account is empty")
+        raise LedgerError(f"{what}:{ref}: the account is empty")
     db.execute(
         "INSERT INTO accounts VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET msat = msat + excluded.msat",
         (credit, msat),
@@ -60,7 +60,7 @@ def open_hold(db: sqlite3.Connection, job_id: str, pubkey: str, msat: int, at: i
     """Set `msat` (0 for a free job) of a customer's balance aside for a job."""
     db.execute("INSERT INTO holds VALUES (?, ?, ?, 'open')", (job_id, pubkey, msat))
     if msat:
-        transfer(db, f"hold:{job_id}", customer(pubkey), held(job_id), msat, at)
+        transfer(db, "hold", job_id, customer(pubkey), held(job_id), msat, at)
 
 
 def post_hold(db: sqlite3.Connection, job_id: str, cost: int, at: int) -> tuple[int, int]:
@@ -68,9 +68,9 @@ def post_hold(db: sqlite3.Connection, job_id: str, cost: int, at: int) -> tuple[
     pubkey, msat = _end_hold(db, job_id, "posted")
     cost = min(cost, msat)
     if cost:
-        transfer(db, f"settle:{job_id}", held(job_id), REVENUE, cost, at)
+        transfer(db, "settle", job_id, held(job_id), REVENUE, cost, at)
     if msat > cost:
-        transfer(db, f"change:{job_id}", held(job_id), customer(pubkey), msat - cost, at)
+        transfer(db, "change", job_id, held(job_id), customer(pubkey), msat - cost, at)
     _drop_held(db, job_id)
     return cost, msat - cost
 
@@ -79,7 +79,7 @@ def void_hold(db: sqlite3.Connection, job_id: str, at: int) -> int:
     """End a hold: all of it, in msat, returns to the customer."""
     pubkey, msat = _end_hold(db, job_id, "voided")
     if msat:
-        transfer(db, f"void:{job_id}", held(job_id), customer(pubkey), msat, at)
+        transfer(db, "void", job_id, held(job_id), customer(pubkey), msat, at)
     _drop_held(db, job_id)
     return msat
 

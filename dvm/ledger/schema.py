@@ -18,14 +18,18 @@ def m001_ledger(db: Database) -> None:
             msat INTEGER NOT NULL,
             CHECK (msat >= 0 OR name IN ('wallet', 'revenue', 'fees'))
         ) STRICT, WITHOUT ROWID""",
-        # UNIQUE(key): a deposit, a settlement, a refund happens once, however often it is asked for.
+        # UNIQUE: a deposit, a settlement, a refund happens once, however often it is asked for. `key` is the
+        # idempotency key, `hold:<job>` say; what concerns one job lies together in the index.
         """CREATE TABLE transfers (
             id INTEGER PRIMARY KEY,
-            key TEXT NOT NULL UNIQUE,
+            what TEXT NOT NULL,
+            ref TEXT NOT NULL,
+            key TEXT NOT NULL GENERATED ALWAYS AS (what || ':' || ref) VIRTUAL,
             debit TEXT NOT NULL,
             credit TEXT NOT NULL,
             msat INTEGER NOT NULL CHECK (msat > 0),
             at INTEGER NOT NULL,
+            UNIQUE (ref, what),
             CHECK (debit <> credit)
         ) STRICT""",
         """CREATE TRIGGER transfers_are_immutable BEFORE UPDATE ON transfers
@@ -92,9 +96,9 @@ def m002_jobs(db: Database) -> None:
         ) STRICT, WITHOUT ROWID""",
         "CREATE INDEX payments_job ON payments(job)",
         "CREATE INDEX payments_open ON payments(created_at) WHERE settled_at IS NULL",
-        # UNIQUE(customer, seq): a customer's receipts are one unbroken chain.
+        # PRIMARY KEY: a customer's receipts are one unbroken chain.
         """CREATE TABLE receipts (
-            id TEXT PRIMARY KEY,
+            id TEXT NOT NULL,
             customer TEXT NOT NULL,
             seq INTEGER NOT NULL CHECK (seq > 0),
             prev TEXT,
@@ -103,24 +107,25 @@ def m002_jobs(db: Database) -> None:
             cost INTEGER NOT NULL CHECK (cost >= 0),
             after INTEGER NOT NULL CHECK (after >= 0),
             at INTEGER NOT NULL,
-            UNIQUE (customer, seq)
+            PRIMARY KEY (customer, seq)
         ) STRICT, WITHOUT ROWID""",
-        # UNIQUE(job) where it is the result: a job is delivered once, as one event.
+        # UNIQUE(job, role): a job has one quote, one result, one error, one receipt, each one event. What is
+        # about money alone has no job here. Sent rows stay: a job published again is answered with them.
         """CREATE TABLE outbox (
             seq INTEGER PRIMARY KEY,
-            id TEXT NOT NULL UNIQUE,
+            id TEXT NOT NULL,
             job TEXT,
             role TEXT NOT NULL,
             payload TEXT NOT NULL,
             relays TEXT NOT NULL,
             at INTEGER NOT NULL,
-            sent_at INTEGER
+            sent_at INTEGER,
+            UNIQUE (job, role)
         ) STRICT""",
-        "CREATE INDEX outbox_unsent ON outbox(seq) WHERE sent_at IS NULL",
-        "CREATE INDEX outbox_job ON outbox(job)",
-        "CREATE UNIQUE INDEX outbox_one_result ON outbox(job) WHERE role = 'result'",
+        "CREATE INDEX outbox_unsent ON outbox(id) WHERE sent_at IS NULL",
         """CREATE TABLE usage (
-            job TEXT PRIMARY KEY,
+            id INTEGER PRIMARY KEY,
+            job TEXT NOT NULL,
             kind INTEGER NOT NULL,
             model TEXT NOT NULL,
             input INTEGER NOT NULL,
@@ -131,7 +136,7 @@ def m002_jobs(db: Database) -> None:
             finish TEXT NOT NULL,
             msat INTEGER NOT NULL,
             at INTEGER NOT NULL
-        ) STRICT, WITHOUT ROWID""",
+        ) STRICT""",
         "CREATE INDEX usage_at ON usage(at)",
         "CREATE TABLE facts (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID",
     ):

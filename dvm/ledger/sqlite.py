@@ -185,7 +185,7 @@ class SqliteStore:
             source, customer, job_id, before = row
             if before is not None:
                 return Deposit(customer, job_id, before, fresh=False, paid=False)
-            money.transfer(db, f"invoice:{payment_hash}", money.WALLET, money.customer(customer), msat, at)
+            money.transfer(db, "invoice", payment_hash, money.WALLET, money.customer(customer), msat, at)
             db.execute(
                 "UPDATE payments SET received_msat = ?, settled_at = ? WHERE payment_hash = ?",
                 (msat, at, payment_hash),
@@ -194,7 +194,7 @@ class SqliteStore:
             if not paid:
                 received = Received(source, payment_hash, msat)
                 receipt = money.add_receipt(db, customer, job_id, 0, (received,), credit, at)
-                _store(db, job_id, (receipt,), at)
+                _store(db, None, (receipt,), at)
             return Deposit(customer, job_id, msat, fresh=True, paid=paid)
 
         return await self._writer.submit(operation)
@@ -337,6 +337,8 @@ def _read_once(path: Path, query: Callable[[sqlite3.Connection], T]) -> T:
 def _connect(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30, cached_statements=256)
     db.execute("PRAGMA foreign_keys = ON")
+    # The pages of the indexes are written again and again: let the log grow before they are copied back.
+    db.execute("PRAGMA wal_autocheckpoint = 8000")
     return db
 
 
@@ -413,7 +415,8 @@ def _store(db: sqlite3.Connection, job_id: str | None, publications: Sequence[Pu
 
 def _meter(db: sqlite3.Connection, job: Job, used: Metered, msat: int, at: int) -> None:
     db.execute(
-        "INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO usage (job, kind, model, input, cached, output, thoughts, estimated, finish, msat, at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             job.id,
             job.kind,
