@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 
 from dvm.customer.quotes import Unpayable, check_quote
-from dvm.customer.updates import Declined, Partial, Processing, Quoted, Update, scheme_name
+from dvm.customer.updates import Declined, FailCode, Partial, Processing, Quoted, Update, scheme_name
 from dvm.nip90 import (
     RECEIPT,
     TO_RESULT,
@@ -103,6 +103,22 @@ class Conversation:
             self._decline(self.working, "silent", "it began to work and fell silent")
             self._dismissed.add(self.working)
             self.working = None
+
+    def no_offer(self, seconds: float) -> tuple[FailCode, str]:
+        """Why, after so many seconds, there is nothing that could be paid or waited for."""
+        declined = list(self.declined.values())
+        if not declined:
+            who = "the provider has not" if self.named else "no provider has"
+            return "no-answer", f"{who} answered within {seconds:g} seconds"
+        codes = {each.code for each in declined}
+        code: FailCode = "unpayable"
+        if "too-dear" in codes:
+            code = "too-dear"
+        elif codes == {"silent"}:
+            code = "no-answer"
+        elif codes <= {"refused", "silent"}:
+            code = "refused"
+        return code, "; ".join(dict.fromkeys(each.text for each in declined[:3]))
 
     def take(self, event: Event) -> None:
         """A verified event that mentions the job, from whomever. Never raises for what it says."""

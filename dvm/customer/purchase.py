@@ -35,6 +35,8 @@ from dvm.nostr import Event, Filter, Keys, RelayPool
 
 log = logging.getLogger(__name__)
 
+RECENT = 200
+"""Receipts of the chain that are checked at each job; `Customer.account` checks them all."""
 LEAVING_SECONDS = 5.0
 """How long leaving a job in the middle may take: its cancellation is published on the way out."""
 
@@ -65,8 +67,9 @@ class Purchase:
         self._talk = Conversation(request, keys, max_msat=max_msat, network=network, now=time.time)
         self._changed = asyncio.Event()
         self._payment: OnePayment | None = None
-        self._announcements: asyncio.Task[list[Announcement]] | None = None
+        self._announcements: dict[str, asyncio.Task[list[Announcement]]] = {}
         self._heard_at, self._newest = 0.0, 0
+        self._failure: Failed | None = None
         self._published = self._cancelled = self._finished = False
 
     async def updates(self) -> AsyncGenerator[Update, None]:
@@ -81,7 +84,7 @@ class Purchase:
                     yield update
         finally:
             subscription.close()
-            tasks = [task for task in (poll, self._announcements) if task is not None]
+            tasks = (poll, *self._announcements.values())
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -105,27 +108,20 @@ class Purchase:
             return
         self._published = True
         yield Asked(event, tuple(published.accepted))
-        failure: Failed | None = None
         async for update in self._find_offer():
-            if isinstance(update, Failed):
-                failure = update
-            else:
-                yield update
-        if failure is None and not self._talk.over:
+            yield update
+        if self._failure is None and not self._talk.over:
             quote = self._cheapest()
             if quote is None:
-                failure = self._failed("no-answer", "the quotes expired before one could be chosen")
+                self._failure = self._failed("no-answer", "the quotes expired before one could be chosen")
             else:
                 async for update in self._pay_and_wait(quote):
-                    if isinstance(update, Failed):
-                        failure = update
-                    else:
-                        yield update
-        async for update in self._end(failure):
+                    yield update
+        async for update in self._end():
             yield update
 
     async def _find_offer(self) -> AsyncGenerator[Update, None]:
-        """Until the job is over, or there is an offer to pay. A `Failed` says that there will be none."""
+        """Until the job is over, there is an offer to pay, or it has failed."""
         talk, options = self._talk, self._options
         deadline = self._in(options.quote)
 
@@ -140,8 +136,8 @@ class Purchase:
             if talk.working is not None:
                 async for update in self._wait_for_unpaid():
                     yield update
-                    if isinstance(update, Failed):
-                        return
+                if self._failure is not None:
+                    return
                 deadline = max(deadline, self._in(options.window))
             elif talk.offers:
                 if talk.named is None:
@@ -151,7 +147,7 @@ class Purchase:
                 if not talk.over and talk.working is None:
                     return
             else:
-                yield self._no_offer()
+                self._failure = self._failed(*talk.no_offer(options.quote))
                 return
 
     async def _wait_for_unpaid(self) -> AsyncGenerator[Update, None]:
@@ -169,14 +165,14 @@ class Purchase:
             if talk.over or talk.working is None:
                 return
             if self._now() >= deadline:
-                yield self._failed("timeout", self._no_result)
+                self._failure = self._failed("timeout", self._no_result)
                 return
             if self._heard_at + options.silence <= self._now():
                 talk.dismiss()
                 return
 
     async def _pay_and_wait(self, quote: Quoted) -> AsyncGenerator[Update, None]:
-        """Pay this one quote, once, and wait for what comes of it. A `Failed` says that nothing will."""
+        """Pay this one quote, once, and wait for what comes of it."""
         talk = self._talk
         talk.choose(quote)
         self._ask_for_prices(quote.provider)
@@ -186,11 +182,10 @@ class Purchase:
             async for update in self._watch(lambda: talk.over or talk.begun, self._in(patience)):
                 yield update
             if not talk.over and not talk.begun:
-                yield self._failed("unpaid", "the invoice was not paid in time")
+                self._failure = self._failed("unpaid", "the invoice was not paid in time")
                 return
         else:
-            payment = OnePayment(self._payer, quote, self._options, talk.news.append, self._changed.set)
-            self._payment = payment
+            self._payment = OnePayment(self._payer, quote, self._options, talk.news.append, self._changed.set)
         async for update in self._watch(
             lambda: talk.over or (self._payment and self._payment.refused), self._in(self._timeout)
         ):
@@ -198,15 +193,15 @@ class Purchase:
         if talk.over:
             return
         if self._payment is not None and self._payment.refused:
-            yield self._failed("payment-failed", f"the wallet did not pay: {self._payment.refused}")
+            self._failure = self._failed("payment-failed", f"the wallet did not pay: {self._payment.refused}")
         elif self._payment is not None and not self._payment.settled:
-            yield self._failed("timeout", f"it is not known whether the wallet paid, and {self._no_result}")
+            self._failure = self._failed("timeout", f"it is not known whether the wallet paid, and {self._no_result}")
         else:
-            yield self._failed("timeout", f"paid, and {self._no_result}")
+            self._failure = self._failed("timeout", f"paid, and {self._no_result}")
 
-    async def _end(self, failure: Failed | None) -> AsyncGenerator[Update, None]:
+    async def _end(self) -> AsyncGenerator[Update, None]:
         """The answer, the receipt, and the last update."""
-        talk = self._talk
+        talk, failure = self._talk, self._failure
         if failure is not None and talk.result is None:
             # Whatever is still open there must not be paid or worked at any more.
             with suppress(TimeoutError):
@@ -263,20 +258,6 @@ class Purchase:
         live = [quote for quote in self._talk.offers.values() if quote.expires_at >= now + LEAST_SECONDS]
         return min(live, key=lambda quote: quote.msat, default=None)
 
-    def _no_offer(self) -> Failed:
-        declined = list(self._talk.declined.values())
-        if not declined:
-            who = "the provider has not" if self._talk.named else "no provider has"
-            return self._failed("no-answer", f"{who} answered within {self._options.quote:g} seconds")
-        code: FailCode = "unpayable"
-        if all(each.code == "refused" for each in declined):
-            code = "refused"
-        elif any(each.code == "too-dear" for each in declined):
-            code = "too-dear"
-        elif all(each.code == "silent" for each in declined):
-            code = "no-answer"
-        return self._failed(code, "; ".join(dict.fromkeys(each.text for each in declined[:3])))
-
     def _done(self, receipted: Receipted | None) -> Done:
         talk = self._talk
         assert talk.result is not None  # noqa: S101 - the caller has seen it
@@ -319,7 +300,8 @@ class Purchase:
         )
 
     async def _checked(self, receipt: Receipt) -> Receipted:
-        announcements = [] if self._announcements is None else await self._announcements
+        fetched = self._announcements.get(receipt.provider)
+        announcements = [] if fetched is None else await fetched
         account = None
         for archive in (self._archive, None):
             try:
@@ -329,6 +311,7 @@ class Purchase:
                     receipt.provider,
                     archive,
                     also=[receipt.event],
+                    recent=RECENT,
                     timeout=self._options.query,
                 )
                 break
@@ -347,8 +330,8 @@ class Purchase:
 
     def _ask_for_prices(self, provider: str) -> None:
         """Fetch the announcement now: its prices may change while the job runs."""
-        if self._announcements is None:
-            self._announcements = asyncio.get_running_loop().create_task(
+        if provider not in self._announcements:
+            self._announcements[provider] = asyncio.get_running_loop().create_task(
                 fetch_announcements(self._relays, provider, timeout=self._options.query)
             )
 

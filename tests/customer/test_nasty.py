@@ -19,6 +19,7 @@ from dvm.customer import (
     PaymentUnclear,
     Quoted,
     Update,
+    examine,
 )
 from dvm.lightning.base import InvoiceState, Payment, WalletError
 from dvm.lightning.paper import PaperWallet
@@ -210,6 +211,9 @@ async def test_who_works_without_payment_is_preferred_to_who_wants_money(relay: 
 
 async def test_who_says_that_it_works_and_falls_silent_makes_room_for_an_offer(relay: TestRelay, buyer: Purse) -> None:
     async def says_so(p: Provider, job: JobRequest) -> None:
+        # Its prices are not those of the receipt, which is another's.
+        said = Announcement(d="x", kinds=(5050,), name="x", prices={"m": {"input": 1}})
+        await p.say(announcement_draft(said).sign(p.keys, p.now()))
         await p.say(p.answers(job).processing("soon", p.now()))
 
     async def sells(p: Provider, job: JobRequest) -> None:
@@ -554,6 +558,27 @@ async def test_a_balance_that_does_not_follow_from_the_last_receipt_is_told(rela
         await all_of(buyer.customer, "one", provider=p.npub)
         last = done(await all_of(buyer.customer, "two", provider=p.npub))
         assert last.problems == ("receipt 2: it begins with 17 msat, not 4800",)
+
+
+async def test_of_a_long_account_each_job_checks_the_newest_part(relay: TestRelay, pool: RelayPool, keys: Keys) -> None:
+    async def act(p: Provider, job: JobRequest) -> None:
+        """Nothing: the receipts are made below."""
+
+    async with provider(relay.url, act) as p:
+        await all_of(Customer(keys, pool, options=replace(BRISK, quote=0.2)), provider=p.npub)
+        made: list[Event] = []
+        for seq in range(1, 8):
+            prev = made[-1].id if made else None
+            before = 9_000 if seq == 3 else 1_000 * (seq - 1)  # number 3 does not follow
+            paid = [Money("zap", f"{seq:064x}", 1_000)]
+            place = {"seq": seq, "prev": prev, "before": before, "cost": 0, "payments": paid}
+            made.append(await p.receipt(p.requests[0], None, None, place=place, change={"job": f"{seq:064x}"}))
+        whole = examine(p.keys.pubkey, keys.pubkey, made, keys)
+        assert [problem[:10] for problem in whole.problems] == ["receipt 3:", "receipt 4:"]
+        part = examine(p.keys.pubkey, keys.pubkey, made, keys, recent=4)
+        assert ([r.seq for r in part.receipts], part.problems, part.missing) == ([4, 5, 6, 7], (), ())
+        gap = examine(p.keys.pubkey, keys.pubkey, [made[3], made[6]], keys, recent=4)
+        assert gap.missing == ((5, 6),)
 
 
 async def test_a_receipt_that_cannot_be_read_is_told(relay: TestRelay, buyer: Purse) -> None:
