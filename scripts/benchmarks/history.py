@@ -307,7 +307,8 @@ class _Shop:
         self._row("outbox", id=event.id, job=job, role=role, payload=event.to_json(), relays="[]", **sent)
 
     def _move(self, key: str, debit: str, credit: str, msat: int, at: int) -> None:
-        self._row("transfers", key=key, debit=debit, credit=credit, msat=msat, at=at)
+        what, ref = key.split(":")
+        self._row("transfers", what=what, ref=ref, debit=debit, credit=credit, msat=msat, at=at)
         self._accounts[debit] -= msat
         self._accounts[credit] += msat
 
