@@ -14,7 +14,8 @@ from tests.standins.gemini import GeminiStandIn
 from tests.standins.process import running
 from tests.standins.relay import TestRelay
 
-GEMINI = {
+PRICE = {"input": 300, "cached": 75, "output": 2500}
+GEMINI = {"provider": "gemini", "model": "gemini-2.5-flash", "max_output_tokens": 1024, **PRICE}
     "provider": "gemini",
     "model": "gemini-2.5-flash",
     "input": 300,
