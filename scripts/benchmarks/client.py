@@ -17,6 +17,8 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import count as count_up
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +36,8 @@ MESSAGES_PER_CONNECTION = 2000
 PATIENCE = 2.0  # seconds
 TIMEOUT = 30.0  # seconds, after which a job is given up
 _ASKED_AT_ONCE = 50  # jobs in one query
+
+_NUMBERS = count_up()
 
 Until = Literal["quote", "result", "receipt"]
 
@@ -92,7 +96,6 @@ class Customer:
         self._jobs: dict[str, Times] = {}
         self._waiting: dict[str, asyncio.Future[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._prepared = 0
         self._writer = _Writer(self.url)
         if self.till is not None:
             reader, self._payments = await asyncio.open_unix_connection(str(self.till), limit=1 << 20)
@@ -111,14 +114,11 @@ class Customer:
         await asyncio.gather(self._reader.close(), self._writer.close(), return_exceptions=True)
 
     def prepare(self, count: int) -> list[Unsigned]:
-        """Requests, each different."""
-        first, self._prepared = self._prepared, self._prepared + count
+        """Requests, each different from every other of this run: the same one, in the same second, would be
+        the same event."""
         return [
-            Unsigned(
-                request_draft(KIND, [f"Say this again, please: {number}"], relays=self.relays),
-                self.keys[number % len(self.keys)],
-            )
-            for number in range(first, first + count)
+            Unsigned(request_draft(KIND, [f"Say this again, please: {number}"], relays=self.relays), keys)
+            for number, keys in zip(islice(_NUMBERS, count), cycle(self.keys), strict=False)
         ]
 
     async def ask(self, unsigned: Unsigned) -> Times | None:
