@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 
 from dvm.jobs.outbox import Outbox
 from dvm.jobs.running import Run, sane
@@ -128,10 +129,12 @@ class Runner:
             return None
         run.task = asyncio.current_task()
         self._runs[job_id] = run
+        # An answer that is there at once needs no word that it is on its way.
+        timer = asyncio.get_running_loop().call_later(shop.settings.processing_seconds, self._say_processing, run)
         try:
-            self._outbox.send_unstored(run.answers.processing("", job.stamp), run.request.relays)
             return await self._run(run)
         finally:
+            timer.cancel()
             del self._runs[job_id]
 
     async def _run(self, run: Run) -> float | None:
@@ -272,6 +275,12 @@ class Runner:
         ask, model = service.read(request, name), shop.models[name]
         price = price_from_json(json.loads(job.price or "{}"))
         return Run(job, request, ask, model, price, shop.answers(request), job.stamp)
+
+    def _say_processing(self, run: Run) -> None:
+        if run.task is not None:
+            with suppress(EncryptError):
+                event = run.answers.processing("", run.stamped(self._shop.now()))
+                self._outbox.send_unstored(event, run.request.relays)
 
     def _say_partial(self, run: Run) -> None:
         left = max(run.job.quote_msat - run.cost(), 0)

@@ -31,6 +31,7 @@ class Settings:
     job_seconds: float = 600
     attempts: int = 3
     partial_seconds: float = 1.0
+    processing_seconds: float = 0.25
     reconcile_seconds: float = 60
     sweep_seconds: float = 60
     shutdown_seconds: float = 30

@@ -35,8 +35,6 @@ def transfer(db: sqlite3.Connection, what: str, ref: str, debit: str, credit: st
     )
     if done.rowcount == 0:
         return False
-    if debit == WALLET:  # the one account that deposits push below zero: what Lightning owes us
-        db.execute("INSERT INTO accounts VALUES (?, 0) ON CONFLICT DO NOTHING", (debit,))
     try:
         took = db.execute("UPDATE accounts SET msat = msat - ? WHERE name = ?", (msat, debit))
     except sqlite3.IntegrityError:

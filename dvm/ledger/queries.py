@@ -7,36 +7,29 @@ import sqlite3
 from collections.abc import Collection
 
 from dvm.ledger import money
-from dvm.ledger.base import Balance, Entry, Job, JobState, LedgerError, Outgoing, PendingPayment, UsageRow
+from dvm.ledger.base import Balance, Entry, Job, JobState, Outgoing, PendingPayment, UsageRow
 
 # How long after its quote's end a payment is still looked for. It can settle late only while an HTLC is
 # under way, which Lightning bounds to about two weeks (BOLT 2, cltv_expiry_too_far).
 WATCH_SECONDS = 14 * 86_400
 
-_JOB = (
-    "SELECT id, customer, kind, state, request, received_at, stamp, model, price, input_tokens, max_output,"
-    " quote_msat, expires_at, attempts, lease_until, reason, result FROM jobs"
+JOB_COLUMNS = (
+    "id, customer, kind, state, request, received_at, stamp, model, price, input_tokens, max_output,"
+    " quote_msat, expires_at, attempts, lease_until, reason, result"
 )
+_JOB = f"SELECT {JOB_COLUMNS} FROM jobs"  # noqa: S608 - the columns are ours
 _OUTGOING = "SELECT id, job, role, payload, relays, at FROM outbox"
 
 
 def find_job(db: sqlite3.Connection, job_id: str) -> Job | None:
     row = db.execute(f"{_JOB} WHERE id = ?", (job_id,)).fetchone()
-    return _job(row) if row else None
-
-
-def job_of(db: sqlite3.Connection, job_id: str) -> Job:
-    """A job that must be there. Raises LedgerError."""
-    job = find_job(db, job_id)
-    if job is None:
-        raise LedgerError(f"job {job_id} is unknown")
-    return job
+    return job_of(row) if row else None
 
 
 def jobs(db: sqlite3.Connection, states: Collection[JobState], limit: int) -> list[Job]:
     marks = ", ".join("?" * len(states))
     rows = db.execute(f"{_JOB} WHERE state IN ({marks}) ORDER BY received_at, id LIMIT ?", (*sorted(states), limit))
-    return [_job(row) for row in rows]
+    return [job_of(row) for row in rows]
 
 
 def overdue(db: sqlite3.Connection, at: int, limit: int) -> list[tuple[str, str]]:
@@ -114,7 +107,8 @@ def recall(db: sqlite3.Connection, key: str) -> str | None:
     return row[0] if row else None
 
 
-def _job(row: tuple[object, ...]) -> Job:
+def job_of(row: tuple[object, ...]) -> Job:
+    """The job in a row of JOB_COLUMNS."""
     fields = list(row)
     fields[3] = JobState(str(fields[3]))
     return Job(*fields)  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ def m001_ledger(db: Database) -> None:
             msat INTEGER NOT NULL,
             CHECK (msat >= 0 OR name IN ('wallet', 'revenue', 'fees'))
         ) STRICT, WITHOUT ROWID""",
+        "INSERT INTO accounts VALUES ('wallet', 0), ('revenue', 0), ('fees', 0)",
         # UNIQUE: a deposit, a settlement, a refund happens once, however often it is asked for. `key` is the
         # idempotency key, `hold:<job>` say; what concerns one job lies together in the index.
         """CREATE TABLE transfers (

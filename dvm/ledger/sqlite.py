@@ -39,6 +39,11 @@ from dvm.ledger.writer import Writer
 T = TypeVar("T")
 FILE = "dvm.db"
 
+_CLAIM = (
+    "UPDATE jobs SET state = 'running', attempts = attempts + 1, lease_until = ?, stamp = max(stamp + 1, ?)"
+    f" WHERE id = ? AND state = 'paid' RETURNING {queries.JOB_COLUMNS}"
+)
+
 
 class SqliteStore:
     """`Store` on one SQLite file. Open it with `SqliteStore.open`, inside a running event loop."""
@@ -61,20 +66,20 @@ class SqliteStore:
 
     async def open_job(self, job: Job) -> Opened:
         def operation(db: sqlite3.Connection) -> Opened:
-            available = money.available(db, job.customer)
-            known = db.execute("SELECT state FROM jobs WHERE id = ?", (job.id,)).fetchone()
-            if known:
-                return Opened(JobState(known[0]), available)
-            deleted = db.execute(
-                "SELECT 1 FROM deletions WHERE job = ? AND customer = ?", (job.id, job.customer)
+            available, known, deleted = db.execute(
+                "SELECT (SELECT msat FROM accounts WHERE name = ?), (SELECT state FROM jobs WHERE id = ?),"
+                " EXISTS (SELECT 1 FROM deletions WHERE job = ? AND customer = ?)",
+                (money.customer(job.customer), job.id, job.id, job.customer),
             ).fetchone()
+            if known:
+                return Opened(JobState(known), available or 0)
             state = JobState.CANCELLED if deleted else job.state
             db.execute(
                 "INSERT INTO jobs (id, customer, kind, state, request, received_at, stamp)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (job.id, job.customer, job.kind, state, job.request, job.received_at, job.stamp),
             )
-            return Opened(state if deleted else None, available)
+            return Opened(state if deleted else None, available or 0)
 
         # Not durable: after a power failure the relays bring the request again.
         return await self._writer.submit(operation, durable=False)
@@ -90,8 +95,8 @@ class SqliteStore:
             job = _job_in(db, job_id, {JobState.RECEIVED})
             if terms.msat > money.available(db, job.customer):
                 return False
-            money.open_hold(db, job_id, job.customer, terms.msat, at)
             _set_terms(db, job_id, JobState.PAID, terms, None, job.stamp)
+            money.open_hold(db, job_id, job.customer, terms.msat, at)
             return True
 
         return await self._writer.submit(operation)
@@ -100,7 +105,6 @@ class SqliteStore:
         self, job_id: str, terms: Terms, payment: PendingPayment, publication: Publication, stamp: int
     ) -> None:
         def operation(db: sqlite3.Connection) -> None:
-            _job_in(db, job_id, {JobState.RECEIVED})
             _set_terms(db, job_id, JobState.QUOTED, terms, payment.expires_at, stamp)
             db.execute(
                 "INSERT INTO payments (payment_hash, source, customer, job, bolt11, msat, created_at, expires_at)"
@@ -122,13 +126,10 @@ class SqliteStore:
 
     async def claim(self, job_id: str, lease_until: int, at: int) -> Job:
         def operation(db: sqlite3.Connection) -> Job:
-            done = db.execute(
-                "UPDATE jobs SET state = 'running', attempts = attempts + 1, lease_until = ?, stamp = max(stamp + 1, ?)"
-                " WHERE id = ? AND state = 'paid'",
-                (lease_until, at, job_id),
-            )
-            _moved(done, job_id)
-            return queries.job_of(db, job_id)
+            row = db.execute(_CLAIM, (lease_until, at, job_id)).fetchone()
+            if row is None:
+                raise ConflictError(f"job {job_id} has moved on")
+            return queries.job_of(row)
 
         return await self._writer.submit(operation, durable=False)
 
@@ -381,21 +382,12 @@ def _pay_job(db: sqlite3.Connection, job_id: str, msat: int, at: int) -> bool:
 def _set_terms(
     db: sqlite3.Connection, job_id: str, state: JobState, terms: Terms, expires_at: int | None, stamp: int
 ) -> None:
-    db.execute(
+    done = db.execute(
         "UPDATE jobs SET state = ?, model = ?, price = ?, input_tokens = ?, max_output = ?, quote_msat = ?,"
-        " expires_at = ?, stamp = ? WHERE id = ?",
-        (
-            state,
-            terms.model,
-            terms.price,
-            terms.input_tokens,
-            terms.max_output,
-            terms.msat,
-            expires_at,
-            stamp,
-            job_id,
-        ),
+        " expires_at = ?, stamp = ? WHERE id = ? AND state = 'received'",
+        (state, terms.model, terms.price, terms.input_tokens, terms.max_output, terms.msat, expires_at, stamp, job_id),
     )
+    _moved(done, job_id)
 
 
 def _end(db: sqlite3.Connection, job_id: str, to: JobState, reason: str | None, result: str | None, stamp: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -62,6 +62,9 @@ class PaperInvoice:
 
     def __repr__(self) -> str:  # without the preimage
         return f"PaperInvoice({self.wallet}, {self.payment_hash}, {self.msat} msat, settled_at={self.settled_at})"
+
+
+_JOURNALLED = [each.name for each in fields(PaperInvoice)][:9]  # what is known when it is made
 
 
 class PaperNode:
@@ -188,7 +191,7 @@ class PaperNode:
             created_at=created_at,
             expires_at=created_at + expiry,
         )
-        self._write(["invoice", *astuple(invoice)[:9]])
+        self._write(["invoice", *(getattr(invoice, name) for name in _JOURNALLED)])
         self._remember(invoice)
         return invoice
 
