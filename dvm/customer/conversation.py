@@ -28,7 +28,8 @@ from dvm.nip90.wire import MAX_COUNT, MAX_MSAT, natural
 from dvm.nostr import Event, Keys, Scheme
 
 MAX_OFFERS = 64
-"""Providers whose quotes are looked at: a broadcast may be answered by any number of invented ones."""
+"""The most quotes, and the most refusals, that are kept: a broadcast may be answered by any number of
+invented providers, whose refusals must not crowd out an offer."""
 MAX_RECEIPTS = 8
 
 
@@ -185,7 +186,7 @@ class Conversation:
         provider = feedback.provider
         if provider in self.offers or self.chosen is not None:
             return  # the same again, or a second bill: a job is paid once
-        if provider not in self.declined and len(self.declined) + len(self.offers) >= MAX_OFFERS:
+        if len(self.offers) >= MAX_OFFERS:
             return
         if self.working == provider:
             self.working = None
@@ -207,8 +208,7 @@ class Conversation:
         self.offers.pop(feedback.provider, None)
         if self.working == feedback.provider:
             self.working = None
-        if len(self.declined) < MAX_OFFERS:
-            self._decline(feedback.provider, "refused", feedback.text)
+        self._decline(feedback.provider, "refused", feedback.text)
 
     def _take_partial(self, feedback: Feedback) -> None:
         # Relays keep no order: the newest counts, and of one second's the longest.
@@ -244,7 +244,7 @@ class Conversation:
 
     def _decline(self, provider: str, code: str, text: str) -> None:
         declined = Declined(provider, code, text)
-        if self.declined.get(provider) != declined:
+        if self.declined.get(provider) != declined and (provider in self.declined or len(self.declined) < MAX_OFFERS):
             self.declined[provider] = declined
             self.news.append(declined)
 
