@@ -16,13 +16,6 @@ from tests.standins.relay import TestRelay
 
 PRICE = {"input": 300, "cached": 75, "output": 2500}
 GEMINI = {"provider": "gemini", "model": "gemini-2.5-flash", "max_output_tokens": 1024, **PRICE}
-    "provider": "gemini",
-    "model": "gemini-2.5-flash",
-    "input": 300,
-    "cached": 75,
-    "output": 2500,
-    "max_output_tokens": 1024,
-}
 
 
 def complaints(shop: DaemonProcess, level: str = "warning") -> str:

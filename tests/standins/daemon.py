@@ -29,13 +29,13 @@ class DaemonProcess(Process):
     """The daemon on the files of one directory. `log` is what it logged, one dict for each line, over all
     of its lives; `begun` where its present life begins."""
 
-    def __init__(self, directory: Path, env: Mapping[str, str]) -> None:
+    def __init__(self, directory: Path, env: Mapping[str, str], options: Sequence[str] = ()) -> None:
         self.directory = directory
         self.data = directory / "data"
         self.log: list[dict[str, Any]] = []
         self.begun = 0
         self.strange: list[str] = []  # lines that are no JSON object
-        super().__init__(["-m", "dvm", "run", "--log", "json", *self.files()], env, directory)
+        super().__init__(["-m", "dvm", "run", "--log", "json", *options, *self.files()], env, directory)
 
     def files(self) -> list[str]:
         """The options that name its files, for other commands as well."""
@@ -108,12 +108,13 @@ async def daemon(
     keys: Keys | None = None,
     env: Mapping[str, str] | None = None,
     start: bool = True,
+    options: Sequence[str] = (),
     **configuration: Any,
 ) -> AsyncIterator[DaemonProcess]:
-    """The daemon, ready, as long as the block lasts. `configuration` as for `configure`."""
+    """The daemon, ready, as long as the block lasts. `options` are of `dvm run`, `configuration` of `configure`."""
     configure(directory, relays, **configuration)
     secret = (keys or Keys.generate()).nsec()
-    process = DaemonProcess(directory, {"DVM_NSEC": secret, **(env or {})})
+    process = DaemonProcess(directory, {"DVM_NSEC": secret, **(env or {})}, options)
     try:
         if start:
             await process.start()
