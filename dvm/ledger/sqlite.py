@@ -39,10 +39,9 @@ from dvm.ledger.writer import Writer
 T = TypeVar("T")
 FILE = "dvm.db"
 
-_CLAIM = (
-    "UPDATE jobs SET state = 'running', attempts = attempts + 1, lease_until = ?, stamp = max(stamp + 1, ?)"
-    f" WHERE id = ? AND state = 'paid' RETURNING {queries.JOB_COLUMNS}"
-)
+_CLAIM = """UPDATE jobs SET state = 'running', attempts = attempts + 1, lease_until = ?, stamp = max(stamp + 1, ?)
+    WHERE id = ? AND state = 'paid' RETURNING """
+_CLAIM += queries.JOB_COLUMNS
 
 
 class SqliteStore:

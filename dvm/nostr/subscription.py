@@ -186,6 +186,7 @@ class Feed:
         since = self.resume_at()
         until: int | None = None
         met: set[str] = set()
+        complete = True
         for _ in range(_MAX_PAGES):
             page: list[tuple[str, int]] = []
 
@@ -204,9 +205,16 @@ class Feed:
             )
             if error is not None:
                 return
+            if len(page) < _PAGE:
+                if complete:
+                    self._complete_to = started
+                return
             new = [item for item in page if item[0] not in met]
-            if len(page) < _PAGE or not new:
-                break
-            met.update(event_id for event_id, _ in new)
-            until = min(at for _, at in new)
-        self._complete_to = started
+            if new:
+                met.update(event_id for event_id, _ in new)
+                until = min(at for _, at in new)
+            else:
+                # One second holds more than the relay gives at once. There is no asking for the rest of it:
+                # what is older is asked for, and this second again by the next sweep.
+                until = min(at for _, at in page) - 1
+                complete = False

@@ -197,6 +197,19 @@ async def test_the_sweep_pages_past_a_relays_limit(keys: Keys, quick_pool: PoolO
         assert set(inbox.ids) == {event.id for event in events}
 
 
+async def test_a_second_that_holds_more_than_a_relay_gives_does_not_hide_what_is_older(
+    keys: Keys, quick_pool: PoolOptions
+) -> None:
+    async with bad_relay(max_limit=100, broadcast=False) as server, pool_of(quick_pool, server.url) as pool:
+        now = int(time.time())
+        crowd = [keys.sign(5050, content=str(n), created_at=now - 5) for n in range(150)]
+        older = [keys.sign(5050, content=f"older {n}", created_at=now - 60 - n) for n in range(5)]
+        server.add(*crowd, *older)
+        inbox = Inbox()
+        pool.subscribe(JOBS, inbox, since=now - 1000, sweep=3600)
+        await until(lambda: {event.id for event in older} <= set(inbox.ids))
+
+
 async def test_a_handler_that_raises_does_not_end_the_reading(
     keys: Keys, quick_pool: PoolOptions, caplog: pytest.LogCaptureFixture
 ) -> None:
