@@ -8,13 +8,14 @@ libsecp256k1. The package stays as the tests' oracle.
 from __future__ import annotations
 
 import re
-import secrets
 from base64 import b32hexencode
 from dataclasses import dataclass
 from hashlib import sha256
 
 from coincurve import PrivateKey, PublicKey
 from coincurve.ecdsa import cdata_to_der, deserialize_compact
+
+from dvm.nostr.randomness import random_bytes
 
 MAX_LENGTH = 7_089  # characters: the most that a QR code holds, and what LDK accepts
 MAX_DESCRIPTION = 639  # bytes: what 1,023 symbols of 5 bits hold
@@ -131,7 +132,7 @@ def encode(
         raise InvalidInvoice("either a description or the hash of one expected")
     if not 0 <= created_at < 1 << 35 or not 0 < expiry < _MAX_SECONDS or not 0 < min_final_cltv < 1 << 32:
         raise InvalidInvoice("a time, an expiry or a CLTV delta out of range")
-    secret = secrets.token_bytes(32) if payment_secret is None else payment_secret
+    secret = random_bytes(32) if payment_secret is None else payment_secret
     if any(len(value) != 32 for value in (payment_hash, secret, description_hash or secret)):
         raise InvalidInvoice("a hash and a payment secret are 32 bytes")
     hrp = f"ln{_PREFIXES[network]}{_write_amount(msat)}"

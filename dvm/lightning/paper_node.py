@@ -6,7 +6,6 @@ is one of them behind the `Wallet` Protocol. Nothing of it is money, and it says
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -26,6 +25,7 @@ from dvm.lightning.bolt11 import InvalidInvoice, decode, encode
 from dvm.lightning.checks import cut
 from dvm.lightning.paper_journal import Journal
 from dvm.lightning.paper_socket import PaperSocket
+from dvm.nostr.randomness import random_bytes
 
 NETWORK = "regtest"
 ALIAS = "paper wallet (regtest: not real money)"
@@ -160,7 +160,7 @@ class PaperNode:
         expiry: int,
     ) -> PaperInvoice:
         """A new invoice of that wallet. Raises WalletError for what no invoice can say."""
-        preimage = secrets.token_bytes(32)
+        preimage = random_bytes(32)
         payment_hash = sha256(preimage).digest()
         created_at = int(self.now())
         if description_hash is None:

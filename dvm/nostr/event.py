@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, cast
 
@@ -99,8 +100,7 @@ class Event(pynostr.event.Event):  # type: ignore[misc]
         try:
             if event_id(self.pubkey, self.created_at, self.kind, self.tags, self.content) != self.id:
                 return False
-            key = PublicKeyXOnly(bytes.fromhex(self.pubkey))
-            return bool(key.verify(bytes.fromhex(self.sig), bytes.fromhex(self.id)))
+            return bool(_public_key(self.pubkey).verify(bytes.fromhex(self.sig), bytes.fromhex(self.id)))
         except (ValueError, TypeError):  # a pubkey off the curve, a lone surrogate
             return False
 
@@ -134,6 +134,12 @@ class Event(pynostr.event.Event):  # type: ignore[misc]
 
     def __hash__(self) -> int:
         return hash(self.id)
+
+
+@lru_cache(maxsize=4096)
+def _public_key(pubkey: str) -> PublicKeyXOnly:
+    """Parsed, which is a good part of verifying; authors come again. Raises ValueError."""
+    return PublicKeyXOnly(bytes.fromhex(pubkey))
 
 
 def event_id(pubkey: str, created_at: int, kind: int, tags: list[list[str]], content: str) -> str:
