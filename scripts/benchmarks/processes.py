@@ -182,8 +182,7 @@ def configure(directory: Path, price: str, url: str) -> Keys:
     """Write dvm.toml and relays.toml; the keys to run with.
 
     Limits that protect from strangers are off, the customer being one. Requests that the relay lost on their
-    way to the daemon are found by its sweep, which comes more often than by default: it costs a query, and
-    a lost request would otherwise hold its place among the outstanding ones for a minute.
+    way to the daemon are found by its sweep, which comes before the customer gives a job up.
     """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "dvm.toml").write_text(
@@ -203,7 +202,7 @@ price = {price}
 jobs_per_minute = 0
 open_quotes = 0
 open_quotes_total = 0
-sweep_seconds = 5
+sweep_seconds = 20
 allow_private_addresses = true
 """
     )
