@@ -1,0 +1,104 @@
+"""What a start finds: jobs of yesterday's configuration, jobs that were interrupted too often, requests heard twice."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dvm.jobs import Engine
+from dvm.ledger import JobState, StoreError
+from tests.standins.customer import Customer, customer
+from tests.standins.relay import local_relay
+from tests.standins.scripted import STALL, ScriptedModel
+from tests.standins.waiting import until
+from tests.standins.workshop import Workshop, workshop
+
+
+@pytest.fixture
+async def relay() -> AsyncIterator[str]:
+    async with local_relay() as url:
+        yield url
+
+
+@pytest.fixture
+async def shop(relay: str, tmp_path: Path) -> AsyncIterator[Workshop]:
+    async with workshop(relay, data=tmp_path, shutdown_seconds=0) as each:
+        yield each
+
+
+@pytest.fixture
+async def buyer(relay: str) -> AsyncIterator[Customer]:
+    async with customer(relay) as each:
+        yield each
+
+
+async def interrupted(shop: Workshop, buyer: Customer, times: int) -> str:
+    """A paid job that was running at the end of so many lives of the daemon."""
+    shop.model.script = [STALL]
+    job = await buyer.ask("a")
+    await shop.pay(buyer, job)
+    for _ in range(times):
+        await until(lambda: shop.model.running)
+        assert await shop.state(job) is JobState.RUNNING
+        await crash(shop)
+        await shop.open()
+    return job
+
+
+async def crash(shop: Workshop) -> None:
+    """The end of a process that had no time to put anything in order: the rows stay as they are."""
+
+    async def refuse(*_: Any, **__: Any) -> Any:
+        raise StoreError("the process is dead")
+
+    for name in ("release", "post", "void", "claim"):
+        setattr(shop.store, name, refuse)
+    await shop.close()
+
+
+async def test_a_job_paid_for_whose_model_is_no_longer_sold_is_given_back(shop: Workshop, buyer: Customer) -> None:
+    job = await buyer.ask("a")
+    await buyer.quote(job)
+    other = ScriptedModel(name="other")
+    shop.models, shop.prices = {"other": other}, {"other": shop.prices["flash"]}
+    await shop.reopen()
+    paid = await shop.pay(buyer, job)
+    assert "unavailable" in (await buyer.feedback(job, "error")).event.to_json()
+    await buyer.receipt(job)
+    assert buyer.check_chain(paid) == (await shop.job(job)).quote_msat
+    assert other.prompts == []
+    assert (await shop.balanced())["held"] == 0
+
+
+async def test_a_job_that_was_interrupted_too_often_is_given_back(shop: Workshop, buyer: Customer) -> None:
+    job = await interrupted(shop, buyer, 3)
+    assert "interrupted" in (await buyer.feedback(job, "error")).event.to_json()
+    assert await shop.state(job) is JobState.FAILED
+    await buyer.receipt(job)
+    assert buyer.check_chain() == (await shop.job(job)).quote_msat
+    assert (await shop.balanced())["revenue"] == 0
+
+
+async def test_one_job_that_cannot_be_given_back_does_not_keep_the_shop_closed(
+    shop: Workshop, buyer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await interrupted(shop, buyer, 2)
+    await until(lambda: shop.model.running)
+    await crash(shop)
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("this receipt cannot be made")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dvm.jobs.runner.make_receipt", broken)
+        await shop.open()
+        assert isinstance(shop.engine, Engine)
+        await buyer.quote(await buyer.ask("an honest question"))
+        assert await shop.state(job) is JobState.RUNNING
+        assert (await shop.store.balance(buyer.keys.pubkey)).held == (await shop.job(job)).quote_msat
+    await shop.reopen()
+    await buyer.receipt(job)
+    assert buyer.check_chain() == (await shop.job(job)).quote_msat
