@@ -12,7 +12,6 @@ import random
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
@@ -40,7 +39,7 @@ class Outcome:
     """What a run showed. `wrong` is empty when every msat and every job is accounted for."""
 
     seed: int
-    kills: Counter[str] = field(default_factory=Counter)
+    kills: dict[str, int] = field(default_factory=dict)
     wallet_kills: int = 0
     seconds: float = 0.0
     quiet_after: float = 0.0
@@ -70,7 +69,8 @@ async def crash(
         stack.push_async_callback(load.close)
         await load.start()
         for number in range(kills):
-            outcome.kills[await _one_life(shop, chance)] += 1
+            moment = await _one_life(shop, chance)
+            outcome.kills[moment] = outcome.kills.get(moment, 0) + 1
             if chance() < 0.03:
                 await wallet.kill()
                 await wallet.spawn()
