@@ -22,6 +22,8 @@ from types import TracebackType
 from typing import IO, Any, Literal
 from urllib.parse import quote
 
+import orjson
+
 from dvm.problems import printable, redact
 
 Style = Literal["text", "json"]
@@ -163,7 +165,13 @@ def _spellings(secret: str) -> tuple[str, ...]:
 
 class _Json(_Formatter):
     def line(self, record: logging.LogRecord) -> str:
-        return json.dumps(self.fields(record))
+        fields = self.fields(record)
+        try:
+            line = orjson.dumps(fields)
+        except TypeError:  # a number beyond 64 bits, half a surrogate pair
+            return json.dumps(fields)
+        # Some readers break a line at U+0085 or U+2028: json escapes what is not ASCII, orjson does not.
+        return line.decode() if line.isascii() else json.dumps(fields)
 
 
 class _Text(_Formatter):

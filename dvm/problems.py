@@ -18,14 +18,17 @@ from pydantic_core import ErrorDetails
 # A configuration is a page of text; a larger file is something else.
 MAX_FILE_BYTES = 1 << 20
 
-_SHAPES: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("a Nostr secret key", re.compile(r"n(?:crypt)?sec1[02-9ac-hj-np-z]{16,}", re.IGNORECASE)),
+# What it is, what must be there in lower case for the pattern to be worth trying, the pattern.
+_SHAPES: tuple[tuple[str, str, re.Pattern[str]], ...] = (
+    ("a Nostr secret key", "sec1", re.compile(r"n(?:crypt)?sec1[02-9ac-hj-np-z]{16,}", re.IGNORECASE)),
     (
         "a wallet connection with its secret",
+        "walletconnect:",
         re.compile(r"nostr\+?walletconnect:\S{0,2000}?secret=\w{8,}\S*", re.IGNORECASE),
     ),
-    ("a secret", re.compile(r"\bsecret=[0-9a-f]{32,}", re.IGNORECASE)),
-    ("an API key", re.compile(r"\bAIza[0-9A-Za-z_-]{20,}|\bsk-[0-9A-Za-z_-]{16,}")),
+    ("a secret", "secret=", re.compile(r"\bsecret=[0-9a-f]{32,}", re.IGNORECASE)),
+    ("an API key", "aiza", re.compile(r"\bAIza[0-9A-Za-z_-]{20,}")),
+    ("an API key", "sk-", re.compile(r"\bsk-[0-9A-Za-z_-]{16,}")),
 )
 # The names under which people put a secret into a configuration.
 SECRET_NAMES = frozenset(
@@ -49,8 +52,10 @@ class ConfigError(Exception):
 
 def redact(text: str) -> str:
     """`text` without anything that is shaped like a secret."""
-    for _, shape in _SHAPES:
-        text = shape.sub("[secret]", text)
+    lower = text.lower()
+    for _, marker, shape in _SHAPES:
+        if marker in lower:
+            text = shape.sub("[secret]", text)
     return text
 
 
@@ -98,7 +103,7 @@ def secrets_within(tables: dict[str, Any]) -> Iterator[tuple[Loc, str]]:
 
 
 def _looks_like(text: str) -> str | None:
-    return next((what for what, shape in _SHAPES if shape.search(text)), None)
+    return next((what for what, _, shape in _SHAPES if shape.search(text)), None)
 
 
 def key_of(loc: Loc) -> str:
