@@ -151,7 +151,7 @@ class _Search:
                 if _readable_by_others(path):
                     self.warnings.append(f"{origin}: others can read this file: chmod 600")
         except ValueError as error:
-            self.problems.append(f"{origin}: {error}")
+            self.problems.append(f"{origin}: {error}{_remedy(variable, path, environ)}")
             return None
         if secret is not None:
             return _Found(secret, origin)
@@ -199,6 +199,13 @@ def from_file(path: Path) -> str:
     if not secret.isprintable() or " " in secret:
         raise ValueError("the file must hold the secret and nothing else")
     return secret
+
+
+def _remedy(variable: str, path: Path | None, environ: Mapping[str, str]) -> str:
+    """What to do about a key file that is not there: the first thing that a new operator meets."""
+    if variable != NSEC or is_set(environ, NSEC) or path is None or path.exists():
+        return ""
+    return f"; `dvm init` makes a key and its file, or set {NSEC}"
 
 
 def _needs_key(model: ModelConfig) -> bool:

@@ -119,7 +119,8 @@ def test_a_bad_key_file_is_named_by_its_key(tmp_path: Path, content: bytes, prob
 
 def test_a_key_file_that_is_not_there_is_named_by_its_key_alone(tmp_path: Path) -> None:
     """Somebody may have put the secret where the file's name belongs."""
-    for name, problem in (("nothing", "there is no such file"), (".", "is not a file")):
+    nothing = "there is no such file; `dvm init` makes a key and its file, or set DVM_NSEC"
+    for name, problem in (("nothing", nothing), (".", "is not a file")):
         found = problems(config({"nsec_file": str(tmp_path / name)}), {**EVERYTHING, "DVM_NSEC": ""})
         assert found == [f"dvm.toml: identity.nsec_file: {problem}"]
 

@@ -17,7 +17,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from dvm.commands.common import sats
+from dvm.commands.common import count, sats
 from dvm.customer import (
     Answered,
     Asked,
@@ -134,14 +134,15 @@ class Words:
     def of(self, update: Update) -> list[str]:
         match update:
             case Asked(request, relays):
-                return [f"asked on {_count(len(relays), 'relay')}: job {request.id}"]
+                return [f"asked on {count(len(relays), 'relay')}: job {request.id}"]
             case Quoted():
                 note = "" if update.network == "mainnet" else f" ({update.network}: not real money)"
                 return [f"quote: at most {sats(update.msat)}{note} by {npub(update.provider)}"]
             case Declined(provider, _, text):
                 return [f"not taken: {npub(provider)}: {one_line(text)}"]
-            case Due(by_hand=True):
-                return ["pay this invoice with any Lightning wallet:"]
+            case Due(quote, by_hand=True):
+                wallet = "any Lightning wallet" if quote.network == "mainnet" else f"a {quote.network} wallet"
+                return [f"pay this invoice with {wallet}:"]
             case Paid(_, msat, fee, _):
                 return [f"paid {sats(msat)}" + (f", and {sats(fee)} for routing" if fee else "")]
             case PaymentUnclear():
@@ -200,7 +201,7 @@ def left(partial: Partial) -> str:
     """What remains of the quote, where the provider says so."""
     if partial.remaining_msat is None:
         return "…"
-    return f"… {sats(partial.remaining_msat)} and {_count(partial.remaining_tokens or 0, 'token')} left"
+    return f"… {sats(partial.remaining_msat)} and {count(partial.remaining_tokens or 0, 'token')} left"
 
 
 def invoice_text(due: Due) -> str:
@@ -239,7 +240,3 @@ def _harmless(c: str) -> bool:
 
 
 _BIDI = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" + ("" if number == 1 else "s")

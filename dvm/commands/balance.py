@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from dvm.commands.buyer import KeyFile, account_at, complaints, provider_key
-from dvm.commands.common import DATA, RELAYS, AsJson, DataPath, Failure, RelaysPath, print_json, sats
+from dvm.commands.common import DATA, RELAYS, AsJson, DataPath, Failure, RelaysPath, count, print_json, sats
 from dvm.ledger import Balance, StoreError, queries
 from dvm.ledger.sqlite import read
 from dvm.nostr import npub
@@ -55,7 +55,7 @@ def main(
         typer.echo(f"{npub(pubkey)}  {sats(balance.available)}{held}")
     if one is None:
         totals = ", ".join(f"{name} {sats(msat)}" for name, msat in accounts.items())
-        typer.echo(f"{len(found)} customers with a balance. All accounts, of which the sum is zero: {totals}")
+        typer.echo(f"{count(len(found), 'customer')} with a balance. All accounts, of which the sum is zero: {totals}")
 
 
 def _customer(pubkey: str, balance: Balance) -> dict[str, Any]:
@@ -90,7 +90,8 @@ def _at(provider: str, relays: RelaysPath, key_file: KeyFile, *, as_json: bool) 
         typer.echo(f"{sats(0)}: the relays have no receipt of {npub(provider)} for {npub(account.customer)}")
     else:
         state = "DO NOT VERIFY" if account.problems else "verified"
-        typer.echo(f"{sats(account.balance_msat)} after receipt {newest.seq}; {len(account.receipts)} receipts {state}")
+        receipts = count(len(account.receipts), "receipt")
+        typer.echo(f"{sats(account.balance_msat)} after receipt {newest.seq}; {receipts} {state}")
         for complaint in complaints(account):
             typer.echo(complaint, err=True)
     return 1 if account.problems else 0

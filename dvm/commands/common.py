@@ -27,6 +27,11 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
 
 
+def count(number: int, what: str) -> str:
+    """So many of something, with its plural."""
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
+
+
 def sats(msat: int) -> str:
     """An amount for people: sats, with msat only where there are any."""
     whole, rest = divmod(abs(msat), 1000)

@@ -36,7 +36,7 @@ def main(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write dvm.toml and relays.toml, and make a key. Without --force nothing that exists is touched."""
+    """Write dvm.toml and relays.toml, and make a key. Without --force nothing of yours is touched."""
     if not name.isprintable() or not 0 < len(name) <= MAX_NAME or redact(name) != name:
         raise typer.BadParameter(f"a name of up to {MAX_NAME} printable characters expected", param_hint="--name")
     place = DataDir(data)
@@ -44,7 +44,10 @@ def main(
         raise typer.BadParameter("a directory with a printable name expected", param_hint="--data")
     if config.resolve() == relays.resolve():
         raise typer.BadParameter("another file than --config expected", param_hint="--relays")
-    there = [path for path in (config, relays, place.nsec) if os.path.lexists(path)]
+    # The project comes with both files, so that they can be read: as long as nobody has edited them, they are no one's.
+    as_shipped = _holds(config, starter.dvm_toml()) and _holds(relays, starter.RELAYS_TOML)
+    there = [place.nsec] if as_shipped else [config, relays, place.nsec]
+    there = [path for path in there if os.path.lexists(path)]
     if there and not force:
         raise Failure(
             f"nothing was written, for there is already: {', '.join(map(str, there))}. Give other names with "
@@ -53,8 +56,8 @@ def main(
     place.make()
     keys, made = _keys(place)
     text = starter.dvm_toml(_seen_from(config, place.nsec), name=name, wallet=wallet, model=model)
-    _write(config, text, replace=force)
-    _write(relays, starter.RELAYS_TOML, replace=force)
+    _write(config, text, replace=force or as_shipped)
+    _write(relays, starter.RELAYS_TOML, replace=force or as_shipped)
     load_config(config)
     load_relays(relays)
 
@@ -85,6 +88,14 @@ def _keys(place: DataDir) -> tuple[Keys, bool]:
     except OSError as error:
         raise Failure(f"{place.nsec}: cannot be written: {error.strerror}") from None
     return keys, True
+
+
+def _holds(path: Path, text: str) -> bool:
+    """Whether the file is there, and says exactly this."""
+    try:
+        return path.read_bytes() == text.encode()
+    except OSError:
+        return False
 
 
 def _write(path: Path, text: str, *, replace: bool) -> None:

@@ -92,8 +92,9 @@ def _print(first: str, rows: Sequence[UsageRow], accounts: dict[str, int]) -> No
     console = Console(highlight=False)
     if rows:
         table = Table(box=SIMPLE_HEAD, title=f"Since {first} (UTC); tokens", title_justify="left", title_style="")
-        for name in ("day", "kind", "model"):
-            table.add_column(name)
+        table.add_column("day", no_wrap=True, min_width=len(first))
+        table.add_column("kind", no_wrap=True)
+        table.add_column("model", overflow="fold")
         for name in (*COUNTS[:-1], "earned"):
             table.add_column(name, justify="right", no_wrap=True)
         for row in rows:

@@ -27,7 +27,7 @@ from dvm.secrets import Secrets, load_secrets
 __all__ = ["Finding", "Report", "State", "examine"]
 
 MEND = "Correct it; docs/configuration.md describes every key."
-SET = "Set the variable, or put the secret into the file; `dvm init` makes a new key and its file."
+SET = "Set the variable, or put the secret into the file: docs/configuration.md, Secrets."
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,8 @@ class _Loaded:
 
     def problem(self, name: str, subject: str, error: ConfigError, advice: str) -> None:
         self.wrong = True
-        self.findings += [Finding(name, subject, "failed", problem, advice) for problem in error.problems]
+        seen = (problem.removeprefix(f"{subject}: ") for problem in error.problems)  # the finding names the file itself
+        self.findings += [Finding(name, subject, "failed", text, advice) for text in seen]
 
     def warn(self, name: str, subject: str, text: str) -> None:
         advice = "Change it, unless it is what you mean."

@@ -92,4 +92,5 @@ async def database(path: Path) -> Steps:
     if not (found.damage or found.foreign or found.sum_msat):
         whole = "whole" if found.complete else f"no damage found within {DATABASE_SECONDS:g} s"
         new = "; the next start brings it up to date" if found.pending else ""
-        yield Finding("database", where, "ok", f"{whole}, {found.jobs:,} jobs, every msat accounted for{new}")
+        jobs = f"{found.jobs:,} job{'' if found.jobs == 1 else 's'}"
+        yield Finding("database", where, "ok", f"{whole}, {jobs}, every msat accounted for{new}")

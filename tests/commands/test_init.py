@@ -14,6 +14,8 @@ from dvm.nostr.keys import Keys
 from dvm.secrets import load_secrets
 from tests.commands.running import Runner
 
+ROOT = Path(__file__).parents[2]
+
 
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
@@ -66,6 +68,24 @@ def test_what_exists_is_named_and_nothing_is_written(here: Path, dvm: Runner, ex
     assert existing in ran.err
     assert [path.name for path in here.rglob("*") if path.is_file()] == [Path(existing).name]
     assert (here / existing).read_text() == "mine"
+
+
+def test_the_two_files_that_come_with_the_project_may_be_written_over(here: Path, dvm: Runner) -> None:
+    for name in ("dvm.toml", "relays.toml"):
+        (here / name).write_bytes((ROOT / name).read_bytes())
+    assert dvm("init", "--name", "Corner shop").code == 0
+    assert load_config(here / "dvm.toml").identity.name == "Corner shop"
+
+
+@pytest.mark.parametrize("edited", ["dvm.toml", "relays.toml"])
+def test_a_file_that_was_edited_is_the_operators_own(here: Path, dvm: Runner, edited: str) -> None:
+    for name in ("dvm.toml", "relays.toml"):
+        (here / name).write_bytes((ROOT / name).read_bytes())
+    with (here / edited).open("a") as file:
+        file.write("# mine\n")
+    before = [(here / name).read_bytes() for name in ("dvm.toml", "relays.toml")]
+    assert dvm("init", "--name", "Corner shop").code == 1
+    assert [(here / name).read_bytes() for name in ("dvm.toml", "relays.toml")] == before
 
 
 def test_force_replaces_the_files_and_keeps_the_key(here: Path, dvm: Runner) -> None:

@@ -79,7 +79,7 @@ async def test_one_event_over_two_relays_arrives_once(keys: Keys, quick_pool: Po
 async def test_with_one_of_three_relays_healthy_no_job_is_lost_or_delayed(
     fault: str, keys: Keys, quick_pool: PoolOptions
 ) -> None:
-    """Issue 2, point 6. Both faulty relays' own time-outs are 60 s: whoever waited for them would fail here."""
+    """Both faulty relays' own time-outs are 60 s: whoever waited for them would fail here."""
     async with AsyncExitStack() as stack:
         bad = [await stack.enter_async_context(bad_relay(**FAULTS[fault])) for _ in range(2)]
         good = await stack.enter_async_context(local_relay())
