@@ -211,7 +211,7 @@ class Relay:
         options, loop, attempt = self._options, asyncio.get_running_loop(), 0
         while True:
             self._set_state("connecting")
-            started = loop.time()
+            started, accepted = loop.time(), self._outgoing.accepted
             reason = "closed by the relay"
             try:
                 connection = await self._connect()
@@ -239,9 +239,14 @@ class Relay:
                 return
             self._report(reason)
             self._set_state("waiting")
-            # Exponential back-off with full jitter; only a connection that has lasted starts it afresh.
-            attempt = 0 if loop.time() - started > options.stable else min(attempt + 1, 30)
-            ceiling = min(options.max_backoff, options.min_backoff * 2 ** (attempt + 1))
+            if loop.time() - started > options.stable or self._outgoing.accepted - accepted >= options.served:
+                # It was a good connection: some relays close one after so many messages. Back at once.
+                attempt = 0
+                await asyncio.sleep(uniform(0, options.min_backoff))
+                continue
+            # Exponential back-off with full jitter.
+            attempt = min(attempt + 1, 30)
+            ceiling = min(options.max_backoff, options.min_backoff * 2**attempt)
             await asyncio.sleep(uniform(options.min_backoff, max(ceiling, options.min_backoff)))
 
     async def _connect(self) -> ClientConnection:
