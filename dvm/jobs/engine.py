@@ -6,19 +6,21 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from dvm.jobs.intake import Intake
+from dvm.jobs.intake import MAX_DELETIONS, Intake
 from dvm.jobs.outbox import Outbox
 from dvm.jobs.runner import Runner
 from dvm.jobs.settlements import Settlements
 from dvm.jobs.shop import Shop
 from dvm.jobs.transitions import Effect, Restarted, step
-from dvm.ledger import Job, JobState
+from dvm.ledger import JobState, LedgerError
 from dvm.nip90 import DELETION, parse_deletion
 from dvm.nostr.event import Event
 from dvm.nostr.filters import Filter
 from dvm.nostr.subscription import Subscription
 
 log = logging.getLogger(__name__)
+
+PAUSE_SECONDS = 1.0  # before work that has failed goes on
 
 
 class Engine:
@@ -38,8 +40,15 @@ class Engine:
         """Take up what the last run left, then listen."""
         await self.settlements.load()
         await self._recover()
-        for work in (self.outbox.run, self.settlements.watch, self.settlements.sweep, self.runner.keep_leases):
-            self._background.append(asyncio.create_task(_guard(work), name=work.__qualname__))
+        for work in (
+            self.outbox.run,
+            self.settlements.watch,
+            self.settlements.sweep,
+            self.runner.keep_leases,
+            self.runner.reclaim,
+            self.intake.reclaim,
+        ):
+            self._background.append(asyncio.create_task(_for_ever(work), name=work.__qualname__))
         settings = self._shop.settings
         kinds = sorted(self._shop.services)
         requests = Filter(kinds=kinds)
@@ -89,25 +98,15 @@ class Engine:
 
     async def _recover(self) -> None:
         """Continue from the rows: nothing that was begun is forgotten (money.md, cases 19 and 26)."""
-        attempts = self._shop.settings.attempts
-        states = (JobState.RECEIVED, JobState.QUOTED, JobState.PAID, JobState.RUNNING)
-        for job in await self._shop.store.jobs(states):
-            if job.state is JobState.QUOTED:
-                self.intake.quote_opened(job.customer)
-            following = step(job.state, Restarted(attempts_left=job.attempts < attempts))
-            if Effect.PREPARE in following.effects:
-                self._spawn(self._prepare, job)
-            elif Effect.RELEASE in following.effects:
-                await self._shop.store.release(job.id, attempted=True)
-                self.runner.start(job.id)
-            elif Effect.VOID in following.effects:
-                self._spawn(self.runner.give_up, job, "interrupted", "the work was interrupted too often")
-            elif Effect.RUN in following.effects:
-                self.runner.start(job.id)
-
-    async def _prepare(self, job: Job) -> None:
-        balance = await self._shop.store.balance(job.customer)
-        await self.intake.prepare(Event.from_json(job.request), "", balance.available)
+        # Open quotes are counted, not read: what strangers ask for nothing must not fill the memory.
+        for customer, quotes in (await self._shop.store.quoted()).items():
+            for _ in range(quotes):
+                self.intake.quote_opened(customer)
+        for job in await self._shop.store.jobs((JobState.RECEIVED, JobState.PAID, JobState.RUNNING)):
+            if Effect.PREPARE in step(job.state, Restarted()).effects:
+                self._spawn(self.intake.resume, job)
+            else:
+                self._spawn(self.runner.resume, job)
 
     def _on_request(self, event: Event, relay: str) -> None:
         self._spawn(self.intake.request, event, relay)
@@ -120,7 +119,7 @@ class Engine:
 
     async def _delete(self, event: Event) -> None:
         await self.intake.deletion(event)
-        for job_id in parse_deletion(event):
+        for job_id in parse_deletion(event)[:MAX_DELETIONS]:
             await self.runner.cancel(job_id, event.pubkey)
 
     def _spawn(self, work: Callable[..., Awaitable[None]], *arguments: object) -> None:
@@ -133,5 +132,17 @@ async def _guard(work: Callable[..., Awaitable[None]], *arguments: object) -> No
     """One failing request, invoice or look-up never stops the others (money.md, case 25)."""
     try:
         await work(*arguments)
+    except LedgerError as error:
+        log.error("the database did not take what was to be stored", extra={"error": str(error)})
     except Exception:
         log.exception("an unexpected error")
+
+
+async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:
+    """What goes on as long as the shop is open; an error that nobody has foreseen must not be its end."""
+    while True:
+        try:
+            return await work()
+        except Exception:
+            log.exception("an unexpected error")
+        await asyncio.sleep(PAUSE_SECONDS)

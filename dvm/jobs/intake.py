@@ -14,7 +14,7 @@ from dvm.jobs.services import Ask, Service
 from dvm.jobs.settlements import Settlements
 from dvm.jobs.shop import Shop, publication
 from dvm.jobs.transitions import AskedAgain, Covered, Deleted, Effect, Priced, Refused, step
-from dvm.ledger import ConflictError, Job, JobState, PendingPayment, Publication, Terms
+from dvm.ledger import ConflictError, Job, JobState, LedgerError, PendingPayment, Publication, Terms
 from dvm.lightning.base import Invoice, WalletError
 from dvm.models import Model, ModelError, estimate_tokens
 from dvm.nip90 import (
@@ -63,6 +63,7 @@ class Intake:
         self._refusals_since = 0
         self._started = shop.now()
         self._repeated: dict[str, int] = {}
+        self._unfinished: set[str] = set()  # received, and then the store failed
 
     # The book of open quotes, for the admission policies
 
@@ -124,6 +125,25 @@ class Intake:
             if not quoted:
                 self.quote_closed(event.pubkey)
 
+    async def resume(self, job: Job) -> None:
+        """Go on with a job that was received, and no more."""
+        balance = await self._shop.store.balance(job.customer)
+        await self.prepare(Event.from_json(job.request), "", balance.available)
+
+    async def reclaim(self) -> None:
+        """Go on with what the store would not take for a while; until cancelled."""
+        while True:
+            await asyncio.sleep(self._shop.settings.lease_seconds)
+            for job_id in list(self._unfinished):
+                try:
+                    job = await self._shop.store.job(job_id)
+                    self._unfinished.discard(job_id)
+                    if job is not None and job.state is JobState.RECEIVED:
+                        await self.resume(job)
+                except LedgerError as error:
+                    self._unfinished.add(job_id)
+                    log.error("a job cannot be taken up", extra={"job": job_id, "error": str(error)})
+
     async def _prepare(self, event: Event, relay: str, available: int) -> bool:
         """Whether the job is now quoted."""
         request: JobRequest | None = None
@@ -140,6 +160,9 @@ class Intake:
             await self._refuse(event, request, refusal, relay)
         except ConflictError:  # deleted meanwhile
             log.info("a job was cancelled while it was priced", extra={"job": event.id})
+        except LedgerError as error:
+            log.error("a job could not be stored; it is tried again", extra={"job": event.id, "error": str(error)})
+            self._unfinished.add(event.id)
         else:
             return True
         return False
@@ -168,30 +191,38 @@ class Intake:
         shop = self._shop
         for job_id in parse_deletion(event)[:MAX_DELETIONS]:
             job = await shop.store.job(job_id)
-            if job is None:
-                if first_refusal(shop.policies, event, self) is None:
-                    await shop.store.cancel_before(job_id, event.pubkey, shop.now())
-            elif job.customer == event.pubkey:
-                await self._cancel_unpaid(job)
+            if job is None and first_refusal(shop.policies, event, self) is None:
+                await shop.store.cancel_before(job_id, event.pubkey, shop.now())
+                job = await shop.store.job(job_id)  # it may have come at this very moment
+            while job is not None and job.customer == event.pubkey and not await self._cancel_unpaid(job):
+                job = await shop.store.job(job_id)
 
-    async def _cancel_unpaid(self, job: Job) -> None:
+    async def _cancel_unpaid(self, job: Job) -> bool:
+        """False: it was quoted or paid at this very moment, and has to be looked at again."""
         following = step(job.state, Deleted())
         if Effect.CLOSE not in following.effects:
-            return
+            return True
         stamp = next_second(self._shop.now(), job.stamp)
         request = self._shop.request_of(job)
         error = self._shop.answers(request).error("cancelled", "", stamp)
         said = publication(error, "error", request.relays)
         try:
             await self._shop.store.close_unpaid(
-                job.id, to=following.state, reason="cancelled", publications=(said,), at=self._shop.now(), stamp=stamp
+                job.id,
+                to=following.state,
+                reason="cancelled",
+                publications=(said,),
+                at=self._shop.now(),
+                stamp=stamp,
+                states=(job.state,),
             )
-        except ConflictError:  # paid at this very moment
-            return
+        except ConflictError:
+            return False
         self._outbox.send((said,))
         if job.state is JobState.QUOTED:
             self.quote_closed(job.customer)
         log.info("cancelled before it was paid", extra={"job": job.id})
+        return True
 
     # Terms
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 from dvm.jobs.outbox import Outbox
-from dvm.jobs.running import Run, sane
+from dvm.jobs.running import Run, metered, prices_of, sane
 from dvm.jobs.shop import Shop, publication
-from dvm.jobs.transitions import Answered, Broke, Deleted, Effect, ShutDown, Step, Stopped, step
-from dvm.ledger import ConflictError, Job, JobState, LedgerError, Link, Metered, Publication, ReceiptMaker
+from dvm.jobs.transitions import Answered, Broke, Deleted, Effect, Restarted, ShutDown, Step, Stopped, step
+from dvm.ledger import ConflictError, Job, JobState, LedgerError, Link, Publication, ReceiptMaker
+from dvm.ledger.base import HOLDING
 from dvm.models import ModelError, Usage
 from dvm.nip90 import (
     AnswerTooLarge,
@@ -27,7 +28,7 @@ from dvm.nip90 import (
 )
 from dvm.nostr.encryption import EncryptError
 from dvm.nostr.event import Event
-from dvm.pricing import PerRequest, PerToken, price_from_json
+from dvm.pricing import price_from_json
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class Runner:
         self._places = asyncio.Semaphore(limit) if limit else None
         self._runs: dict[str, Run] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._deleted: set[str] = set()  # of those with a task, by their authors, while no model ran
         self._closing = False
 
     def start(self, job_id: str) -> None:
@@ -59,20 +61,31 @@ class Runner:
         if not self._closing and job_id not in self._tasks:
             task = asyncio.get_running_loop().create_task(self._until_it_ends(job_id))
             self._tasks[job_id] = task
-            task.add_done_callback(lambda _: self._tasks.pop(job_id, None))
+            task.add_done_callback(lambda _: self._ended(job_id))
+
+    def _ended(self, job_id: str) -> None:
+        self._tasks.pop(job_id, None)
+        self._deleted.discard(job_id)
 
     async def cancel(self, job_id: str, author: str) -> None:
         """The author of a job deleted it: stop the model, or return the hold of one that has not begun."""
+        if job_id not in self._runs:
+            job = await self._shop.store.job(job_id)
+            if job is None or job.customer != author or job.state not in HOLDING:
+                return
+            if Effect.VOID in step(job.state, Deleted()).effects:
+                try:
+                    # Not while it runs: it would go on, and tell its customer for nothing what it finds.
+                    await self.give_up(job, "cancelled", "", to=JobState.CANCELLED, states=HOLDING - {JobState.RUNNING})
+                except ConflictError:
+                    log.debug("a job was claimed while it was cancelled", extra={"job": job_id})
+                else:
+                    return
+            if job_id in self._tasks:  # it is being claimed, or given back, at this very moment
+                self._deleted.add(job_id)
         run = self._runs.get(job_id)
-        if run is not None:
-            if run.job.customer == author and Effect.STOP in step(JobState.RUNNING, Deleted()).effects:
-                run.stop("cancelled")
-            return
-        job = await self._shop.store.job(job_id)
-        if job is None or job.customer != author:
-            return
-        if Effect.VOID in step(job.state, Deleted()).effects:
-            await self.give_up(job, "cancelled", "", to=JobState.CANCELLED)
+        if run is not None and run.job.customer == author and Effect.STOP in step(JobState.RUNNING, Deleted()).effects:
+            run.stop("cancelled")
 
     async def keep_leases(self) -> None:
         """Renew the lease of everything that runs (money.md, case 2); until cancelled."""
@@ -84,6 +97,37 @@ class Runner:
                     await self._shop.store.renew(list(self._runs), self._shop.now() + seconds)
                 except LedgerError as error:
                     log.error("leases cannot be renewed", extra={"error": str(error)})
+
+    async def reclaim(self) -> None:
+        """Take up what lies there although nobody works on it, since the store failed for a while; until cancelled."""
+        while True:
+            await asyncio.sleep(self._shop.settings.lease_seconds)
+            try:
+                lying = await self._shop.store.jobs((JobState.PAID, JobState.RUNNING))
+            except LedgerError as error:
+                log.error("the jobs cannot be read", extra={"error": str(error)})
+                continue
+            now = self._shop.now()
+            for job in lying:
+                if job.id not in self._tasks and (job.lease_until or 0) <= now:
+                    try:
+                        await self.resume(job)
+                    except ConflictError:
+                        continue
+                    except Exception:
+                        log.exception("a job cannot be taken up", extra={"job": job.id})
+
+    async def resume(self, job: Job) -> None:
+        """Go on with a job that the rows show as paid or running, and on which nobody works."""
+        attempts_left = job.attempts < self._shop.settings.attempts
+        following = step(job.state, Restarted(attempts_left=attempts_left))
+        if Effect.VOID in following.effects:
+            await self.give_up(job, "interrupted", "the work was interrupted too often")
+            return
+        if Effect.RELEASE in following.effects:
+            await self._shop.store.release(job.id, attempted=True)
+        if Effect.RUN in following.effects:
+            self.start(job.id)
 
     async def close(self) -> None:
         """Let what runs finish, `shutdown_seconds` at most; give the rest back for the next start."""
@@ -109,18 +153,19 @@ class Runner:
                         pause = await self._attempt(job_id)
         except ConflictError as error:
             log.info("a job has moved on", extra={"job": job_id, "error": str(error)})
-        except LedgerError as error:  # the rows are as they were: the next start goes on from there
-            log.error(
-                "a job could not be stored; it goes on after a restart", extra={"job": job_id, "error": str(error)}
-            )
+        except LedgerError as error:  # the rows are as they were: `reclaim` goes on from there
+            log.error("a job could not be stored; it is tried again", extra={"job": job_id, "error": str(error)})
         except Exception:
-            log.exception("a job met an unexpected error; it goes on after a restart", extra={"job": job_id})
+            log.exception("a job met an unexpected error; it is tried again", extra={"job": job_id})
 
     async def _attempt(self, job_id: str) -> float | None:
         """One attempt. The seconds to wait before the next; None when there is none."""
         shop = self._shop
         now = shop.now()
         job = await shop.store.claim(job_id, now + shop.settings.lease_seconds, now)
+        if job_id in self._deleted:
+            await self.give_up(job, "cancelled", "", to=JobState.CANCELLED)
+            return None
         try:
             run = self._run_of(job)
         except (KeyError, InvalidRequest) as error:  # the operator has changed what is sold since it was paid for
@@ -139,14 +184,15 @@ class Runner:
 
     async def _run(self, run: Run) -> float | None:
         settings = self._shop.settings
+        failure: ModelError | None = None
         try:
             await run.stream(settings.job_seconds or None, settings.partial_seconds, self._say_partial)
         except ModelError as error:
             if error.usage is not None and sane(error.usage):
                 run.usage = error.usage
-            return await self._broken(run, error)
+            failure = error
         except TimeoutError:
-            return await self._broken(run, ModelError("stalled", f"no answer within {settings.job_seconds:g} s"))
+            failure = ModelError("stalled", f"no answer within {settings.job_seconds:g} s")
         except asyncio.CancelledError:
             if not run.stopping:
                 raise
@@ -154,7 +200,9 @@ class Runner:
                 task.uncancel()
             await self._stopped(run)
             return None
-        run.task = None  # from here on it is answered, and nobody stops it any more
+        run.task = None  # from here on the rows are written, and nobody stops that any more
+        if failure is not None:
+            return await self._broken(run, failure)
         if not run.text:  # thoughts used all the tokens up: no answer, no charge
             return await self._broken(run, ModelError("empty", "the limit was met before the first word"), False)
         try:
@@ -175,7 +223,7 @@ class Runner:
         """The customer cancelled, or we shut down."""
         if run.stopping == "shutdown":
             if Effect.RELEASE in step(JobState.RUNNING, ShutDown()).effects:
-                await self._shop.store.release(run.job.id, attempted=False)
+                await self._shop.store.release(run.job.id, attempted=False, stamp=run.stamp)
             return
         said = run.answers.error("cancelled", "", run.stamped(self._shop.now()))
         await self._post(run, step(JobState.RUNNING, Stopped()), said, "error", "cancelled")
@@ -192,7 +240,7 @@ class Runner:
             job.id,
             to=following.state,
             cost=run.cost(),
-            used=_metered(job, used, finish),
+            used=metered(job, used, finish),
             publications=(answer,),
             receipt=self._receipt_maker(run.request, work, run.stamped(shop.now()), made),
             at=shop.now(),
@@ -215,7 +263,10 @@ class Runner:
             extra={"job": job.id, "model": job.model, "attempt": job.attempts, "again": again, "error": str(error)},
         )
         if Effect.RELEASE in following.effects:
-            await self._shop.store.release(job.id, attempted=True)
+            await self._shop.store.release(job.id, attempted=True, stamp=run.stamp)
+            if run.stopping == "cancelled":  # meanwhile
+                await self._void(run, step(JobState.PAID, Deleted()), "cancelled", "")
+                return None
             pause = error.retry_after or settings.retry_seconds * 2 ** (job.attempts - 1)
             return min(pause, MAX_PAUSE)
         await self._void(run, following, *_SAID.get(error.code, _UNAVAILABLE))
@@ -224,13 +275,30 @@ class Runner:
     async def _void(self, run: Run, following: Step, code: str, text: str) -> None:
         await self._end_without_answer(run.job, run.request, following.state, code, text, run.stamp, run.usage)
 
-    async def give_up(self, job: Job, code: str, text: str, *, to: JobState = JobState.FAILED) -> None:
-        """Return the hold of a job that will not be run, and say so."""
+    async def give_up(
+        self,
+        job: Job,
+        code: str,
+        text: str,
+        *,
+        to: JobState = JobState.FAILED,
+        states: Collection[JobState] = HOLDING,
+    ) -> None:
+        """Return the hold of a job that will not be run, and say so. Raises ConflictError if it is in none of
+        these states any more."""
         request = self._shop.request_of(job)
-        await self._end_without_answer(job, request, to, code, text, job.stamp, None)
+        await self._end_without_answer(job, request, to, code, text, job.stamp, None, states)
 
     async def _end_without_answer(
-        self, job: Job, request: JobRequest, to: JobState, code: str, text: str, stamp: int, usage: Usage | None
+        self,
+        job: Job,
+        request: JobRequest,
+        to: JobState,
+        code: str,
+        text: str,
+        stamp: int,
+        usage: Usage | None,
+        states: Collection[JobState] = HOLDING,
     ) -> None:
         shop = self._shop
         said: Sequence[Publication] = ()
@@ -249,18 +317,19 @@ class Runner:
             input_sha256=input_sha256(request),
             finish=finish,
             usage=usage,
-            prices=_prices(job),
+            prices=prices_of(job),
         )
         made: list[Publication] = []
         await shop.store.void(
             job.id,
             to=to,
             reason=code,
-            used=None if usage is None else _metered(job, usage, finish),
+            used=None if usage is None else metered(job, usage, finish),
             publications=said,
             receipt=self._receipt_maker(request, work, stamp + 1, made),
             at=shop.now(),
             stamp=stamp + 1,
+            states=states,
         )
         self._outbox.send((*said, *made[-1:]))
         log.info(to.value, extra={"job": job.id, "code": code, "msat": 0})
@@ -305,7 +374,7 @@ class Runner:
             result=result,
             output_sha256=text_sha256(run.text) if result else None,
             usage=used,
-            prices=_prices(job),
+            prices=prices_of(job),
         )
 
     def _receipt_maker(self, request: JobRequest, work: Work, stamp: int, made: list[Publication]) -> ReceiptMaker:
@@ -319,24 +388,3 @@ class Runner:
             return made[-1]
 
         return make
-
-
-def _prices(job: Job) -> dict[str, int]:
-    match price_from_json(json.loads(job.price or '{"per": "free"}')):
-        case PerToken(input=given, cached=cached, output=output):
-            return {"input": given, "cached": cached, "output": output}
-        case PerRequest(msat=msat):
-            return {"request": msat}
-    return {}
-
-
-def _metered(job: Job, used: Usage, finish: Finish) -> Metered:
-    return Metered(
-        model=job.model or "",
-        input=used.input,
-        cached=used.cached,
-        output=used.output,
-        thoughts=used.thoughts,
-        estimated=" ".join(sorted(used.estimated)),
-        finish=finish,
-    )

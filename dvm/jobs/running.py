@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Literal
 
 from dvm.jobs.services import Ask
-from dvm.ledger import Job
+from dvm.ledger import Job, Metered
 from dvm.models import Model, Usage, approximate_text
 from dvm.nip90 import Answers, Finish, JobRequest, next_second
-from dvm.pricing import Price, cost
+from dvm.pricing import PerRequest, PerToken, Price, cost, price_from_json
 
 # A partial repeats the whole text, so each is at least this much longer than the last: all of them together
 # stay within four times the final text.
@@ -46,9 +47,10 @@ class Run:
 
     def stop(self, why: Literal["cancelled", "shutdown"]) -> None:
         """Stop the model. How the job ends is decided where it runs."""
-        if not self.stopping and self.task is not None:
+        if not self.stopping:
             self.stopping = why
-            self.task.cancel()
+            if self.task is not None:
+                self.task.cancel()
 
     async def stream(self, seconds: float | None, every: float, partial: Callable[[Run], None]) -> None:
         """Run the model until it ends, its time is up, or it meets the hold.
@@ -116,3 +118,26 @@ class Run:
 def sane(usage: Usage) -> bool:
     """Whether it may be billed: a negative count would pay the customer (money.md, case 24)."""
     return min(usage.input, usage.cached, usage.output, usage.thoughts) >= 0
+
+
+def prices_of(job: Job) -> dict[str, int]:
+    """As its receipt lists them: what was quoted."""
+    match price_from_json(json.loads(job.price or '{"per": "free"}')):
+        case PerToken(input=given, cached=cached, output=output):
+            return {"input": given, "cached": cached, "output": output}
+        case PerRequest(msat=msat):
+            return {"request": msat}
+    return {}
+
+
+def metered(job: Job, used: Usage, finish: Finish) -> Metered:
+    """For the operator's reports."""
+    return Metered(
+        model=job.model or "",
+        input=used.input,
+        cached=used.cached,
+        output=used.output,
+        thoughts=used.thoughts,
+        estimated=" ".join(sorted(used.estimated)),
+        finish=finish,
+    )

@@ -258,8 +258,9 @@ class Store(Protocol):
         """Keep the leases of jobs that are running."""
         ...
 
-    async def release(self, job_id: str, *, attempted: bool) -> None:
-        """running → paid, to be run again; an attempt that was not the model's fault does not count."""
+    async def release(self, job_id: str, *, attempted: bool, stamp: int = 0) -> None:
+        """running → paid, to be run again; an attempt that was not the model's fault does not count. `stamp` is
+        the newest that the attempt has used."""
         ...
 
     async def post(
@@ -289,9 +290,10 @@ class Store(Protocol):
         receipt: ReceiptMaker,
         at: int,
         stamp: int,
+        states: Collection[JobState] = HOLDING,
     ) -> None:
-        """paid, waiting or running → failed or cancelled: the whole hold goes back. A receipt is made only
-        if a payment or usage was involved."""
+        """paid, waiting or running (or only those of `states`) → failed or cancelled: the whole hold goes back.
+        A receipt is made only if a payment or usage was involved."""
         ...
 
     async def close_unpaid(
@@ -303,14 +305,20 @@ class Store(Protocol):
         publications: Sequence[Publication],
         at: int,
         stamp: int,
+        states: Collection[JobState] = UNPAID,
     ) -> None:
-        """received or quoted → rejected, expired or cancelled. Its invoice is still watched for."""
+        """received or quoted (or only those of `states`) → rejected, expired or cancelled. Its invoice is still
+        watched for."""
         ...
 
     async def job(self, job_id: str) -> Job | None: ...
 
     async def jobs(self, states: Collection[JobState], limit: int = 100_000) -> list[Job]:
         """Jobs in any of these states, oldest first."""
+        ...
+
+    async def quoted(self) -> dict[str, int]:
+        """How many quotes are open, by customer."""
         ...
 
     async def overdue(self, at: int, limit: int) -> list[tuple[str, str]]:

@@ -32,6 +32,11 @@ def jobs(db: sqlite3.Connection, states: Collection[JobState], limit: int) -> li
     return [job_of(row) for row in rows]
 
 
+def quoted(db: sqlite3.Connection) -> dict[str, int]:
+    """How many quotes are open, by customer; without reading what they ask."""
+    return dict(db.execute("SELECT customer, count(*) FROM jobs WHERE state = 'quoted' GROUP BY customer").fetchall())
+
+
 def overdue(db: sqlite3.Connection, at: int, limit: int) -> list[tuple[str, str]]:
     """Job and payment hash of the quotes whose time is up."""
     return db.execute(

@@ -141,12 +141,12 @@ class SqliteStore:
 
         await self._writer.submit(operation, durable=False)
 
-    async def release(self, job_id: str, *, attempted: bool) -> None:
+    async def release(self, job_id: str, *, attempted: bool, stamp: int = 0) -> None:
         def operation(db: sqlite3.Connection) -> None:
             done = db.execute(
-                "UPDATE jobs SET state = 'paid', lease_until = NULL, attempts = max(0, attempts - ?)"
-                " WHERE id = ? AND state = 'running'",
-                (0 if attempted else 1, job_id),
+                "UPDATE jobs SET state = 'paid', lease_until = NULL, attempts = max(0, attempts - ?),"
+                " stamp = max(stamp, ?) WHERE id = ? AND state = 'running'",
+                (0 if attempted else 1, stamp, job_id),
             )
             _moved(done, job_id)
 
@@ -161,9 +161,10 @@ class SqliteStore:
         publications: Sequence[Publication],
         at: int,
         stamp: int,
+        states: Collection[JobState] = UNPAID,
     ) -> None:
         def operation(db: sqlite3.Connection) -> None:
-            _job_in(db, job_id, UNPAID)
+            _job_in(db, job_id, states)
             _end(db, job_id, to, reason, None, stamp)
             _store(db, job_id, publications, at)
 
@@ -240,9 +241,10 @@ class SqliteStore:
         receipt: ReceiptMaker,
         at: int,
         stamp: int,
+        states: Collection[JobState] = HOLDING,
     ) -> None:
         def operation(db: sqlite3.Connection) -> None:
-            job = _job_in(db, job_id, HOLDING)
+            job = _job_in(db, job_id, states)
             money.void_hold(db, job_id, at)
             _end(db, job_id, to, reason, None, stamp)
             _store(db, job_id, publications, at)
@@ -279,6 +281,9 @@ class SqliteStore:
 
     async def jobs(self, states: Collection[JobState], limit: int = 100_000) -> list[Job]:
         return await self._read(lambda db: queries.jobs(db, states, limit))
+
+    async def quoted(self) -> dict[str, int]:
+        return await self._read(queries.quoted)
 
     async def overdue(self, at: int, limit: int) -> list[tuple[str, str]]:
         return await self._read(lambda db: queries.overdue(db, at, limit))
