@@ -16,6 +16,8 @@ from dvm.datadir import DataDir
 from dvm.jobs import KINDS, Engine, Service, Settings, Shop
 from dvm.jobs.admission import standard_policies
 from dvm.ledger import SqliteStore, StoreError
+from dvm.ledger.examine import exists
+from dvm.ledger.sqlite import FILE
 from dvm.lightning.base import Wallet, WalletError
 from dvm.lightning.registry import WALLETS, make_wallet
 from dvm.models import Model, ModelError
@@ -197,10 +199,14 @@ class Daemon:
         return {"pubkey": self.keys.pubkey, "npub": self.keys.npub, "relays": urls}
 
     async def _open_store(self) -> SqliteStore:
+        new = not exists(self.data.path)
         try:
-            return await SqliteStore.open(self.data.path)
+            store = await SqliteStore.open(self.data.path)
         except StoreError as error:
-            raise ConfigError([f"--data: the database cannot be used: {error}"]) from None
+            raise ConfigError([f"--data: the database cannot be used: {error}; see `dvm doctor`"]) from None
+        if new:  # whoever has named the wrong directory, or lost the volume, learns it here
+            log.info("a new, empty database", extra={"directory": str(self.data.path)})
+        return store
 
     async def _start_wallet(self) -> None:
         self._stack.push_async_callback(self.wallet.close)
@@ -219,13 +225,31 @@ class Daemon:
 
     async def _beat(self) -> None:
         """The heartbeat of `dvm doctor --health`."""
+        file = await asyncio.to_thread(_identity, self.data.path / FILE)
         while True:
+            now = await asyncio.to_thread(_identity, self.data.path / FILE)
+            if file is not None and now != file:
+                file = None  # told once
+                log.error(
+                    "the database file was removed or replaced, and what is stored now ends with this process: "
+                    "stop it and put back your last backup",
+                    extra={"directory": str(self.data.path)},
+                )
             facts = {"relays": self.pool.connected, "waiting": self.engine.outbox.refused}
             try:
                 await asyncio.to_thread(self.data.beat, facts)
             except OSError as error:
                 log.error("the heartbeat cannot be written", extra={"error": str(error)})
             await asyncio.sleep(BEAT_SECONDS)
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    """Which file this is, whatever its name; None if it is not there."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 async def serve(config: Config, relays: Relays, secrets: Secrets, data: Path) -> None:

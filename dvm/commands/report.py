@@ -26,6 +26,7 @@ from dvm.ledger import StoreError, UsageRow, queries
 from dvm.ledger.sqlite import read
 
 DAY = 86_400
+MAX_WIDTH = 500  # columns
 COUNTS = ("jobs", "input", "cached", "output", "thoughts", "msat")
 
 
@@ -92,15 +93,18 @@ def _print(first: str, rows: Sequence[UsageRow], accounts: dict[str, int]) -> No
     console = Console(highlight=False)
     if rows:
         table = Table(box=SIMPLE_HEAD, title=f"Since {first} (UTC); tokens", title_justify="left", title_style="")
-        table.add_column("day", no_wrap=True, min_width=len(first))
-        table.add_column("kind", no_wrap=True)
-        table.add_column("model", overflow="fold")
+        table.collapse_padding, table.pad_edge = True, False  # the usual fits into 80 columns
+        for name in ("day", "kind", "model"):
+            table.add_column(name, no_wrap=True)
         for name in (*COUNTS[:-1], "earned"):
             table.add_column(name, justify="right", no_wrap=True)
         for row in rows:
             table.add_row(row.day, str(row.kind), row.model, *_figures(row))
         table.add_section()
         table.add_row("total", "", "", *_figures(_total(rows)))
+        # Wider than the terminal rather than with digits cut off; in a pipe rich believes in 80 columns.
+        whole = console.measure(table, options=console.options.update(max_width=MAX_WIDTH)).maximum
+        console.width = max(console.width, whole)
         console.print(table)
     else:
         console.print(f"No job was answered since {first} (UTC).\n")

@@ -41,7 +41,7 @@ LEAVING_SECONDS = 5.0
 """How long leaving a job in the middle may take: its cancellation is published on the way out."""
 
 
-# What our own providers say (docs/errors.md); any other error is a refusal.
+# What our own providers say (docs/events.md); any other error is a refusal.
 _CODES: dict[str, FailCode] = {"cancelled": "cancelled", "bid-too-low": "too-dear"}
 
 

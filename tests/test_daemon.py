@@ -1,0 +1,73 @@
+"""What the daemon tells its operator of the database."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from dvm import daemon, starter
+from dvm.config import RelayConfig, Relays, load_config
+from dvm.daemon import Daemon
+from dvm.nostr.keys import Keys
+from dvm.problems import ConfigError
+from dvm.secrets import load_secrets
+from tests.standins.relay import local_relay
+from tests.standins.waiting import until
+
+NEW = "a new, empty database"
+GONE = "the database file was removed or replaced"
+
+
+@asynccontextmanager
+async def shop(directory: Path) -> AsyncIterator[Daemon]:
+    file = directory / "dvm.toml"
+    file.write_text(starter.dvm_toml(wallet="paper", model="echo"))
+    config = load_config(file)
+    secrets = load_secrets(config, {"DVM_NSEC": Keys.generate().nsec()})
+    async with (
+        local_relay() as url,
+        Daemon(config, Relays(relay=(RelayConfig(url=url),)), secrets, directory / "data") as it,
+    ):
+        yield it
+
+
+async def test_an_empty_database_is_told_of_and_one_that_was_there_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for messages in (1, 0):
+        caplog.clear()
+        async with shop(tmp_path):
+            assert caplog.messages.count(NEW) == messages
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_a_database_that_is_taken_away_is_told_of_once(
+    replaced: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "BEAT_SECONDS", 0.01)
+    async with shop(tmp_path) as it:
+        beats: list[object] = []
+        monkeypatch.setattr(it.data, "beat", beats.append)
+        await until(lambda: len(beats) > 1)
+        assert GONE not in caplog.text
+        file = tmp_path / "data" / "dvm.db"
+        file.rename(file.with_suffix(".away"))
+        if replaced:
+            file.touch()
+        await until(lambda: GONE in caplog.text)
+        seen = len(beats)
+        await until(lambda: len(beats) > seen + 3)
+        assert sum(GONE in message for message in caplog.messages) == 1
+
+
+async def test_a_database_that_cannot_be_read_is_one_message_that_leads_on(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir(mode=0o700)
+    (tmp_path / "data" / "dvm.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(ConfigError, match=r"dvm\.db: file is not a database; see `dvm doctor`"):
+        async with shop(tmp_path):
+            pass
