@@ -20,7 +20,7 @@ from dvm.problems import ConfigError
 COMMANDS = {
     "init": "Write dvm.toml and relays.toml, and make a key.",
     "run": "Open the shop: hear requests, quote, be paid, answer.",
-    "demo": "See it all work on this machine: relay, wallet, model and customer.",
+    "demo": "See it all work on this machine, with paper money.",
     "ask": "Buy an answer: ask, pay, watch it stream, check the receipt.",
     "announce": "Publish what is sold: kinds, prices, profile, relays.",
     "doctor": "Try relays, wallet, models, clock and database; say what to do.",

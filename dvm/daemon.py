@@ -183,6 +183,8 @@ class Daemon:
             beat = asyncio.create_task(self._beat(), name="heartbeat")
             stack.callback(self.data.end)
             stack.callback(beat.cancel)
+            trial = asyncio.create_task(self._try_wallet(), name="wallet trial")
+            stack.callback(trial.cancel)
             if not await self.pool.wait_connected(1, FIRST_RELAY_SECONDS):
                 log.warning("no relay can be reached: nothing is heard until one is; see relays.toml and `dvm doctor`")
         except BaseException:
@@ -214,6 +216,16 @@ class Daemon:
             await self.wallet.start()
         except WalletError as error:
             raise ConfigError([f"dvm.toml: wallet: {error}"]) from None
+
+    async def _try_wallet(self) -> None:
+        """A wallet that is away is waited for, but its operator should not learn of it from the first customer."""
+        try:
+            await self.wallet.info()
+        except WalletError as error:
+            log.warning(
+                "the wallet does not answer: no invoice can be made until it does; see `dvm doctor`",
+                extra={"error": str(error)},
+            )
 
     async def _start_models(self) -> None:
         for model in self.models.values():

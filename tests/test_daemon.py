@@ -1,4 +1,4 @@
-"""What the daemon tells its operator of the database."""
+"""What the daemon tells its operator of the database and the wallet."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from dvm import daemon, starter
 from dvm.config import RelayConfig, Relays, load_config
 from dvm.daemon import Daemon
+from dvm.lightning.paper import Faults, PaperWallet
 from dvm.nostr.keys import Keys
 from dvm.problems import ConfigError
 from dvm.secrets import load_secrets
@@ -19,20 +20,22 @@ from tests.standins.relay import local_relay
 from tests.standins.waiting import until
 
 NEW = "a new, empty database"
+AWAY = "the wallet does not answer"
 GONE = "the database file was removed or replaced"
 
 
 @asynccontextmanager
-async def shop(directory: Path) -> AsyncIterator[Daemon]:
+async def shop(directory: Path, faults: Faults | None = None) -> AsyncIterator[Daemon]:
     file = directory / "dvm.toml"
     file.write_text(starter.dvm_toml(wallet="paper", model="echo"))
     config = load_config(file)
     secrets = load_secrets(config, {"DVM_NSEC": Keys.generate().nsec()})
-    async with (
-        local_relay() as url,
-        Daemon(config, Relays(relay=(RelayConfig(url=url),)), secrets, directory / "data") as it,
-    ):
-        yield it
+    async with local_relay() as url:
+        it = Daemon(config, Relays(relay=(RelayConfig(url=url),)), secrets, directory / "data")
+        assert isinstance(it.wallet, PaperWallet)
+        it.wallet.faults = faults or Faults()
+        async with it:
+            yield it
 
 
 async def test_an_empty_database_is_told_of_and_one_that_was_there_is_not(
@@ -71,3 +74,10 @@ async def test_a_database_that_cannot_be_read_is_one_message_that_leads_on(tmp_p
     with pytest.raises(ConfigError, match=r"dvm\.db: file is not a database; see `dvm doctor`"):
         async with shop(tmp_path):
             pass
+
+
+async def test_a_wallet_that_is_away_is_told_of_before_a_customer_meets_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with shop(tmp_path, Faults(error="unreachable")):
+        await until(lambda: AWAY in caplog.text)

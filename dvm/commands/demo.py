@@ -43,7 +43,7 @@ def main(
     as_json: AsJson = False,
     model: Annotated[str, typer.Option("--model", help="embedded (a real language model) or echo.")] = "embedded",
 ) -> None:
-    """See it all work on this machine: relay, wallet, model and customer. The money is paper."""
+    """See it all work on this machine, with paper money."""
     if model not in ("embedded", "echo"):
         raise typer.BadParameter("one of embedded, echo", param_hint="--model")
     log.set_up("text", level=logging.WARNING)

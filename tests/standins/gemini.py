@@ -50,10 +50,6 @@ class GeminiStandIn:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    @property
-    def disconnects(self) -> int:
-        return self.counters["disconnects"]
-
     async def __aenter__(self) -> Self:
         await self.start()
         return self
