@@ -58,12 +58,14 @@ class Outbox:
     async def sweep(self) -> None:
         """One pass over what no relay has accepted yet and is due."""
         now = asyncio.get_running_loop().time()
+        # What every relay refuses is not read while it waits for its turn: a batch of it would hide all the rest.
+        resting = {key for key, (due, _) in self._pauses.items() if due > now}
         try:
-            waiting = await self._shop.store.outbox(BATCH)
+            waiting = await self._shop.store.outbox(BATCH, resting)
         except LedgerError as error:
             log.error("the outbox cannot be read", extra={"error": str(error)})
             return
-        ids = {each.id for each in waiting}
+        ids = resting | {each.id for each in waiting}
         self._pauses = {key: value for key, value in self._pauses.items() if key in ids}
         self.refused = len(self._pauses)
         for each in waiting:

@@ -16,6 +16,7 @@ from dvm.ledger import ConflictError, Job, JobState, LedgerError, Link, Publicat
 from dvm.ledger.base import HOLDING
 from dvm.models import ModelError, Usage
 from dvm.nip90 import (
+    Answers,
     AnswerTooLarge,
     Finish,
     InvalidRequest,
@@ -111,19 +112,16 @@ class Runner:
             for job in lying:
                 if job.id not in self._tasks and (job.lease_until or 0) <= now:
                     try:
-                        await self.resume(job)
-                    except ConflictError:
-                        continue
+                        with suppress(ConflictError):
+                            await self.resume(job)
                     except Exception:
                         log.exception("a job cannot be taken up", extra={"job": job.id})
 
     async def resume(self, job: Job) -> None:
         """Go on with a job that the rows show as paid or running, and on which nobody works."""
-        attempts_left = job.attempts < self._shop.settings.attempts
-        following = step(job.state, Restarted(attempts_left=attempts_left))
+        following = step(job.state, Restarted(attempts_left=job.attempts < self._shop.settings.attempts))
         if Effect.VOID in following.effects:
             await self.give_up(job, "interrupted", "the work was interrupted too often")
-            return
         if Effect.RELEASE in following.effects:
             await self._shop.store.release(job.id, attempted=True)
         if Effect.RUN in following.effects:
@@ -139,7 +137,10 @@ class Runner:
             await asyncio.wait(self._tasks.values(), timeout=self._shop.settings.shutdown_seconds)
         for run in list(self._runs.values()):
             run.stop("shutdown")
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        if self._tasks:
+            _, left = await asyncio.wait(self._tasks.values(), timeout=self._shop.settings.publish_seconds)
+            if left:  # a model that does not let itself be stopped
+                log.error("some jobs cannot be stopped; the next start goes on with them", extra={"jobs": len(left)})
 
     async def _until_it_ends(self, job_id: str) -> None:
         try:
@@ -242,7 +243,7 @@ class Runner:
             cost=run.cost(),
             used=metered(job, used, finish),
             publications=(answer,),
-            receipt=self._receipt_maker(run.request, work, run.stamped(shop.now()), made),
+            receipt=self._receipt_maker(run.answers, relays, work, run.stamped(shop.now()), made),
             at=shop.now(),
             stamp=run.stamp,
             reason="cancelled" if result is None else None,
@@ -286,13 +287,17 @@ class Runner:
     ) -> None:
         """Return the hold of a job that will not be run, and say so. Raises ConflictError if it is in none of
         these states any more."""
-        request = self._shop.request_of(job)
+        try:
+            request: JobRequest | None = self._shop.request_of(job)
+        except InvalidRequest as error:  # encrypted to a key that we had, or read by an older version
+            request = None
+            log.warning("a job that cannot be read any more is given back", extra={"job": job.id, "error": str(error)})
         await self._end_without_answer(job, request, to, code, text, job.stamp, None, states)
 
     async def _end_without_answer(
         self,
         job: Job,
-        request: JobRequest,
+        request: JobRequest | None,
         to: JobState,
         code: str,
         text: str,
@@ -303,22 +308,25 @@ class Runner:
         shop = self._shop
         said: Sequence[Publication] = ()
         stamp = next_second(shop.now(), stamp)
+        answers = shop.answers(request or Event.from_json(job.request))
+        relays = request.relays if request else ()
         try:
-            error = shop.answers(request).error(code, text, stamp)
-            said = (publication(error, "error", request.relays),)
+            said = (publication(answers.error(code, text, stamp), "error", relays),)
         except EncryptError:  # nothing leaves in clear instead
             log.warning("an error cannot be encrypted and is not sent", extra={"job": job.id})
         finish: Finish = "cancelled" if to is JobState.CANCELLED else "error"
-        work = Work(
-            job=job.id,
-            kind=job.kind,
-            model=job.model or "",
-            version="",
-            input_sha256=input_sha256(request),
-            finish=finish,
-            usage=usage,
-            prices=prices_of(job),
-        )
+        work: Work | None = None
+        if request is not None:  # else the receipt tells of the payment alone
+            work = Work(
+                job=job.id,
+                kind=job.kind,
+                model=job.model or "",
+                version="",
+                input_sha256=input_sha256(request),
+                finish=finish,
+                usage=usage,
+                prices=prices_of(job),
+            )
         made: list[Publication] = []
         await shop.store.void(
             job.id,
@@ -326,7 +334,7 @@ class Runner:
             reason=code,
             used=None if usage is None else metered(job, usage, finish),
             publications=said,
-            receipt=self._receipt_maker(request, work, stamp + 1, made),
+            receipt=self._receipt_maker(answers, relays, work, stamp + 1, made),
             at=shop.now(),
             stamp=stamp + 1,
             states=states,
@@ -377,14 +385,16 @@ class Runner:
             prices=prices_of(job),
         )
 
-    def _receipt_maker(self, request: JobRequest, work: Work, stamp: int, made: list[Publication]) -> ReceiptMaker:
+    def _receipt_maker(
+        self, answers: Answers, relays: tuple[str, ...], work: Work | None, stamp: int, made: list[Publication]
+    ) -> ReceiptMaker:
         shop = self._shop
 
         def make(link: Link) -> Publication:
             event = make_receipt(
-                shop.keys, request.customer, link, stamp, work=work, d=shop.announcement, scheme=request.scheme
+                shop.keys, answers.customer, link, stamp, work=work, d=shop.announcement, scheme=answers.scheme
             )
-            made.append(publication(event, "receipt", request.relays))
+            made.append(publication(event, "receipt", relays))
             return made[-1]
 
         return make

@@ -84,7 +84,14 @@ class Settlements:
             return
         found = await self._shop.wallet.lookup_many([each.payment_hash for each in watched], watched[0].created_at)
         settled = [(key, lookup) for key, lookup in found.items() if lookup.state is InvoiceState.SETTLED]
-        await asyncio.gather(*(self._credit(key, lookup) for key, lookup in settled))
+        crediting = (self._credit(key, lookup) for key, lookup in settled)
+        outcomes = await asyncio.gather(*crediting, return_exceptions=True)
+        for (key, _), outcome in zip(settled, outcomes, strict=True):
+            if outcome is not None:
+                log.error(
+                    "a payment could not be credited; the next sweep tries again",
+                    extra={"payment_hash": key, "error": repr(outcome)},
+                )
         await self._expire(now, found)
         still = {each.payment_hash for each in await self._shop.store.watched(now)}
         for payment_hash in [each.payment_hash for each in watched if each.payment_hash not in still]:

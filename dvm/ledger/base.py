@@ -329,8 +329,8 @@ class Store(Protocol):
         """Every payment that may still settle, oldest first."""
         ...
 
-    async def outbox(self, limit: int) -> list[Outgoing]:
-        """What no relay has accepted yet, oldest first."""
+    async def outbox(self, limit: int, skip: Collection[str] = ()) -> list[Outgoing]:
+        """What no relay has accepted yet, oldest first, without the events of these ids."""
         ...
 
     async def published(self, ids: Collection[str], at: int) -> None:

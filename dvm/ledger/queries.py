@@ -55,8 +55,12 @@ def watched(db: sqlite3.Connection, at: int) -> list[PendingPayment]:
     return [PendingPayment(*row) for row in rows]
 
 
-def unsent(db: sqlite3.Connection, limit: int) -> list[Outgoing]:
-    return [_outgoing(row) for row in db.execute(f"{_OUTGOING} WHERE sent_at IS NULL ORDER BY seq LIMIT ?", (limit,))]
+def unsent(db: sqlite3.Connection, limit: int, skip: Collection[str] = ()) -> list[Outgoing]:
+    query, values = f"{_OUTGOING} WHERE sent_at IS NULL", list[str | int]()
+    if skip:
+        query += " AND id NOT IN (SELECT value FROM json_each(?))"
+        values.append(json.dumps(list(skip)))
+    return [_outgoing(row) for row in db.execute(f"{query} ORDER BY seq LIMIT ?", (*values, limit))]
 
 
 def answers(db: sqlite3.Connection, job_id: str) -> list[Outgoing]:

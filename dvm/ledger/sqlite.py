@@ -268,8 +268,8 @@ class SqliteStore:
         # Not durable: an event that is published again is the same event.
         await self._writer.submit(operation, durable=False)
 
-    async def outbox(self, limit: int) -> list[Outgoing]:
-        return await self._read(lambda db: queries.unsent(db, limit))
+    async def outbox(self, limit: int, skip: Collection[str] = ()) -> list[Outgoing]:
+        return await self._read(lambda db: queries.unsent(db, limit, skip))
 
     async def answers(self, job_id: str) -> list[Outgoing]:
         return await self._read(lambda db: queries.answers(db, job_id))

@@ -70,6 +70,11 @@ class Answers:
         self._e = ["e", self._event.id, relay] if relay else ["e", self._event.id]
         self._p = ["p", self._event.pubkey]
 
+    @property
+    def customer(self) -> str:
+        """The public key of whoever is answered, in hex."""
+        return self._event.pubkey
+
     def payment_required(self, msat: int, bolt11: str | None, text: str, created_at: int) -> Event:
         """The quote: no work goes on until `msat` is paid. Whole sats, equal to the invoice; never expires.
 
