@@ -269,7 +269,7 @@ class SqliteStore:
         await self._writer.submit(operation, durable=False)
 
     async def outbox(self, limit: int, skip: Collection[str] = ()) -> list[Outgoing]:
-        return await self._read(lambda db: queries.unsent(db, limit, skip))
+        return await self._writer.submit(lambda db: queries.unsent(db, limit, skip), durable=False)
 
     async def answers(self, job_id: str) -> list[Outgoing]:
         return await self._read(lambda db: queries.answers(db, job_id))
@@ -277,7 +277,8 @@ class SqliteStore:
     # Looking things up
 
     async def job(self, job_id: str) -> Job | None:
-        return await self._read(lambda db: queries.find_job(db, job_id))
+        # Asked of the writer, which alone sees what it has not committed yet.
+        return await self._writer.submit(lambda db: queries.find_job(db, job_id), durable=False)
 
     async def jobs(self, states: Collection[JobState], limit: int = 100_000) -> list[Job]:
         return await self._read(lambda db: queries.jobs(db, states, limit))

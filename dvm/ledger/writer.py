@@ -1,7 +1,8 @@
 """One writer: a thread that owns the writing connection and commits many operations at once.
 
-Operations that arrive while a commit is under way form the next batch, so the cost of making money durable
-(one fsync) is shared, and the event loop never waits for a disk.
+Operations that arrive while a commit is under way form the next transaction, so the cost of making money
+durable (the pages that it touches, and an fsync) is shared, and the event loop never waits for a disk. What
+need not be durable is reported as soon as it is done, and committed with the next thing that must be.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -19,6 +21,11 @@ from dvm.ledger.base import StoreError
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
 MAX_BATCH = 512
+# Under load a commit waits a moment for more to share it: each costs far more than what is in it.
+LOADED = 6  # durable operations in the last transaction
+GATHER = 0.004  # seconds
+# What was reported without being committed is committed within this time, come what may.
+LINGER = 0.01
 
 
 @dataclass(slots=True)
@@ -41,15 +48,15 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._connection = connect()
-        self._synchronous = ""
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
         self._thread.start()
 
     def submit(self, operation: Operation[T], *, durable: bool = True) -> asyncio.Future[T]:
-        """Queue an operation. Its future resolves after the commit; with `durable`, after the fsync.
+        """Queue an operation. With `durable` its future resolves once it is safe on the disk.
 
-        Without, a power failure (not a crash of the process) may undo what was reported as done.
+        Without, as soon as it is done: later operations see it, but a crash within the next moments undoes
+        it. So whoever asks for that must be able to do it again.
         """
         future: asyncio.Future[T] = self._loop.create_future()
         if self._closed:
@@ -66,55 +73,99 @@ class Writer:
             await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
-        more = True
-        while more:
-            task = self._queue.get()
-            batch: list[_Task] = []
-            while True:
-                if task is None:
-                    more = False
-                    break
-                batch.append(task)
-                if len(batch) == MAX_BATCH:
+        connection, loaded = self._connection, False
+        connection.execute("PRAGMA synchronous = FULL")
+        while (task := self._queue.get()) is not None:
+            transaction = _Transaction(connection, self._report)
+            until: float | None = None
+            while task is not None:
+                transaction.add(task)
+                if len(transaction.tasks) >= MAX_BATCH:
                     break
                 try:
                     task = self._queue.get_nowait()
+                    continue
+                except queue.Empty:
+                    transaction.report_early()
+                now = time.monotonic()
+                if until is None:
+                    until = now + (LINGER if not transaction.durable else GATHER if loaded else 0.0)
+                elif transaction.durable and not loaded:
+                    until = now
+                if until <= now:
+                    break
+                try:
+                    task = self._queue.get(timeout=until - now)
                 except queue.Empty:
                     break
-            if batch:
-                self._do(batch)
-                self._loop.call_soon_threadsafe(_resolve, batch)
-        self._connection.close()
+            transaction.commit()
+            loaded = transaction.durable >= LOADED
+            if task is None:
+                break
+        connection.close()
 
-    def _do(self, batch: list[_Task]) -> None:
-        if self._attempt(batch) or len(batch) == 1:
-            return
-        for task in batch:
-            task.outcome = task.error = None
-            self._attempt([task])
+    def _report(self, tasks: list[_Task]) -> None:
+        self._loop.call_soon_threadsafe(_resolve, tasks)
 
-    def _attempt(self, batch: list[_Task]) -> bool:
-        """One transaction over the whole batch; on failure nothing is left of it."""
+
+class _Transaction:
+    """Operations that are committed together; if one fails, it is all done again one by one."""
+
+    def __init__(self, connection: sqlite3.Connection, report: Callable[[list[_Task]], None]) -> None:
+        self.tasks: list[_Task] = []
+        self.durable = 0
+        self._connection = connection
+        self._report = report
+        self._reported: set[int] = set()
+        self._failed = not self._try(lambda: connection.execute("BEGIN IMMEDIATE"), None)
+
+    def add(self, task: _Task) -> None:
+        """Do one more; nothing is done any more once one has failed: `commit` begins anew."""
+        self.tasks.append(task)
+        self.durable += task.durable
+        if not self._failed:
+            self._failed = not self._try(lambda: task.operation(self._connection), task)
+
+    def report_early(self) -> None:
+        """What need not be durable is done as far as its awaiter is concerned."""
+        if not self._failed:
+            self._say([task for task in self.tasks if not task.durable])
+
+    def commit(self) -> None:
+        if self._failed or not self._try(lambda: self._connection.execute("COMMIT"), None):
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            for task in self.tasks:
+                self._alone(task)
+        self._say(self.tasks)
+
+    def _alone(self, task: _Task) -> None:
+        """One operation in a transaction of its own."""
+        task.error = None
         connection = self._connection
-        task = batch[0]
         try:
-            self._set_synchronous("FULL" if any(task.durable for task in batch) else "NORMAL")
             connection.execute("BEGIN IMMEDIATE")
-            for task in batch:
-                task.outcome = task.operation(connection)
+            task.outcome = task.operation(connection)
             connection.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - whoever awaits the operation gets it
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            for each in batch:
-                each.error = StoreError(f"the database refused: {error}") if isinstance(error, sqlite3.Error) else error
+            task.error = StoreError(f"the database refused: {error}") if isinstance(error, sqlite3.Error) else error
+
+    def _try(self, step: Callable[[], Any], task: _Task | None) -> bool:
+        try:
+            outcome = step()
+        except Exception:  # noqa: BLE001 - doing it alone tells whose error it is
             return False
+        if task is not None:
+            task.outcome = outcome
         return True
 
-    def _set_synchronous(self, level: str) -> None:
-        if level != self._synchronous:
-            self._connection.execute(f"PRAGMA synchronous = {level}")
-            self._synchronous = level
+    def _say(self, tasks: list[_Task]) -> None:
+        unsaid = [task for task in tasks if id(task) not in self._reported]
+        if unsaid:
+            self._reported.update(map(id, unsaid))
+            self._report(unsaid)
 
 
 def _resolve(batch: list[_Task]) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import uniform
 from typing import Any
 
@@ -24,6 +25,7 @@ Handler = Callable[[Event, str], None]
 """Gets a verified event and the URL of the relay that brought it first."""
 
 _PAGE = 100  # from so many stored events on, an answer may have been cut off by the relay's limit
+_LIMIT = 5000  # asked for in each page
 _MAX_PAGES = 50
 _AGAIN = 30.0  # seconds after which a copy is a new publication, and not the same one from a slower relay
 
@@ -67,6 +69,8 @@ class Subscription:
         again: Callable[[str], None] | None = None,
     ) -> None:
         self.filters, self.handler, self.again = tuple(filters), handler, again
+        # Relays give some hundreds unless more is asked for, and cut that down to what they will give.
+        self.exhaustive = tuple(replace(each, limit=_LIMIT) for each in self.filters)
         self.overlap, self.sweep, self.sweep_timeout = overlap, sweep, sweep_timeout
         self.seen = Seen(remembered)
         self._on_close = on_close
@@ -197,7 +201,7 @@ class Feed:
                 self._take(raw, live=False)
 
             error = await self._relay.fetch(
-                self._subscription.filters,
+                self._subscription.exhaustive,
                 take,
                 timeout=self._subscription.sweep_timeout,
                 since=since,

@@ -162,11 +162,12 @@ async def _round(stage: Stage, customer: Customer, count: int, outstanding: int)
     used = {who: cpu_seconds(pid) for who, pid in pids.items()}
     own, began = time.process_time(), time.perf_counter()
     done = await customer.ask_all(requests, outstanding)
-    took, own = time.perf_counter() - began, time.process_time() - own
-    busy = (cpu_seconds(stage.daemon.pid) - used["daemon"]) / took
-    await stage.daemon.at_rest()  # what the jobs leave to be done afterwards is theirs as well
+    # To the last answer, not to the moment when the customer gives up a job that the relay lost.
+    took, own = max((times.receipted for times in done), default=began) - began, time.process_time() - own
     if not done:
         raise Broken("not one job of a round was answered")
+    busy = (cpu_seconds(stage.daemon.pid) - used["daemon"]) / took
+    await stage.daemon.at_rest()  # what the jobs leave to be done afterwards is theirs as well
     spent = {who: (cpu_seconds(pid) - used[who]) / len(done) * 1e6 for who, pid in pids.items()}
     return {
         "jobs": len(done),
