@@ -17,6 +17,7 @@ from dvm.nostr.keys import Keys
 from dvm.nostr.pool import RelayPool
 
 REMEMBERED = 1000  # requests that have been read and may soon be run; any other is read from its row
+REMEMBERED_CHARS = 8192  # of each at most: a thousand of the largest would be 250 MB that nobody has paid for
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +69,10 @@ class Shop:
         Raises InvalidRequest.
         """
         request = parse_request(event, self.keys)
-        if len(self._read) >= REMEMBERED:
-            del self._read[next(iter(self._read))]
-        self._read[event.id] = request
+        if len(event.to_json()) <= REMEMBERED_CHARS:
+            if len(self._read) >= REMEMBERED:
+                del self._read[next(iter(self._read))]
+            self._read[event.id] = request
         return request
 
     def request_of(self, job: Job) -> JobRequest:
