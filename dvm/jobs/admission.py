@@ -18,7 +18,7 @@ from dvm.nostr.event import Event
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a job is not taken: a code for programs, a text for people (docs/errors.md lists the codes)."""
+    """Why a job is not taken: a code for programs, a text for people (docs/events.md lists the codes)."""
 
     code: str
     text: str
