@@ -80,14 +80,13 @@ class SqliteStore:
             )
             return Opened(state if deleted else None, available or 0)
 
-        # Not durable: after a power failure the relays bring the request again.
-        return await self._writer.submit(operation, durable=False)
+        return await self._writer.submit(operation)
 
     async def cancel_before(self, job_id: str, customer: str, at: int) -> None:
         def operation(db: sqlite3.Connection) -> None:
             db.execute("INSERT INTO deletions VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (job_id, customer, at))
 
-        await self._writer.submit(operation, durable=False)
+        await self._writer.submit(operation)
 
     async def hold(self, job_id: str, terms: Terms, at: int) -> bool:
         def operation(db: sqlite3.Connection) -> bool:
@@ -130,7 +129,7 @@ class SqliteStore:
                 raise ConflictError(f"job {job_id} has moved on")
             return queries.job_of(row)
 
-        return await self._writer.submit(operation, durable=False)
+        return await self._writer.submit(operation, early=True)
 
     async def renew(self, job_ids: Collection[str], lease_until: int) -> None:
         def operation(db: sqlite3.Connection) -> None:
@@ -139,7 +138,7 @@ class SqliteStore:
                 [(lease_until, job_id) for job_id in job_ids],
             )
 
-        await self._writer.submit(operation, durable=False)
+        await self._writer.submit(operation, early=True)
 
     async def release(self, job_id: str, *, attempted: bool, stamp: int = 0) -> None:
         def operation(db: sqlite3.Connection) -> None:
@@ -150,7 +149,7 @@ class SqliteStore:
             )
             _moved(done, job_id)
 
-        await self._writer.submit(operation, durable=False)
+        await self._writer.submit(operation, early=True)
 
     async def close_unpaid(
         self,
@@ -168,7 +167,7 @@ class SqliteStore:
             _end(db, job_id, to, reason, None, stamp)
             _store(db, job_id, publications, at)
 
-        await self._writer.submit(operation, durable=False)
+        await self._writer.submit(operation, early=True)
 
     # Money
 
@@ -265,11 +264,12 @@ class SqliteStore:
                 "UPDATE outbox SET sent_at = ? WHERE id = ? AND sent_at IS NULL", [(at, each) for each in ids]
             )
 
-        # Not durable: an event that is published again is the same event.
-        await self._writer.submit(operation, durable=False)
+        # Early: an event that is published again is the same event.
+        await self._writer.submit(operation, early=True)
 
     async def outbox(self, limit: int, skip: Collection[str] = ()) -> list[Outgoing]:
-        return await self._writer.submit(lambda db: queries.unsent(db, limit, skip), durable=False)
+        # Asked of the writer, and answered after its commit: nothing may leave that could still be undone.
+        return await self._writer.submit(lambda db: queries.unsent(db, limit, skip))
 
     async def answers(self, job_id: str) -> list[Outgoing]:
         return await self._read(lambda db: queries.answers(db, job_id))
@@ -278,7 +278,7 @@ class SqliteStore:
 
     async def job(self, job_id: str) -> Job | None:
         # Asked of the writer, which alone sees what it has not committed yet.
-        return await self._writer.submit(lambda db: queries.find_job(db, job_id), durable=False)
+        return await self._writer.submit(lambda db: queries.find_job(db, job_id), early=True)
 
     async def jobs(self, states: Collection[JobState], limit: int = 100_000) -> list[Job]:
         return await self._read(lambda db: queries.jobs(db, states, limit))
@@ -314,7 +314,7 @@ class SqliteStore:
                 (key, value),
             )
 
-        await self._writer.submit(operation, durable=False)
+        await self._writer.submit(operation)
 
     async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         return await asyncio.to_thread(_read_once, self._path, query)

@@ -1,13 +1,13 @@
 """One writer: a thread that owns the writing connection and commits many operations at once.
 
 Operations that arrive while a commit is under way form the next transaction, so the cost of making money
-durable (the pages that it touches, and an fsync) is shared, and the event loop never waits for a disk. What
-need not be durable is reported as soon as it is done, and committed with the next thing that must be.
+durable (the pages that it touches, and an fsync) is shared, and the event loop never waits for a disk.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import sqlite3
 import threading
@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from dvm.ledger.base import StoreError
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
@@ -31,7 +33,7 @@ LINGER = 0.01
 @dataclass(slots=True)
 class _Task:
     operation: Operation[Any]
-    durable: bool
+    early: bool
     future: asyncio.Future[Any]
     outcome: Any = None
     error: Exception | None = None
@@ -52,17 +54,18 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, operation: Operation[T], *, durable: bool = True) -> asyncio.Future[T]:
-        """Queue an operation. With `durable` its future resolves once it is safe on the disk.
+    def submit(self, operation: Operation[T], *, early: bool = False) -> asyncio.Future[T]:
+        """Queue an operation. Its future resolves once it is safe on the disk.
 
-        Without, as soon as it is done: later operations see it, but a crash within the next moments undoes
-        it. So whoever asks for that must be able to do it again.
+        With `early` it resolves as soon as it is done: later operations see it, but a crash or a failing
+        disk within the next moments undoes it. That is for what only reads, and for what nobody relies
+        upon after such a moment: who runs a job, what was published.
         """
         future: asyncio.Future[T] = self._loop.create_future()
         if self._closed:
             future.set_exception(StoreError("the database is closed"))
         else:
-            self._queue.put(_Task(operation, durable, future))
+            self._queue.put(_Task(operation, early, future))
         return future
 
     async def close(self) -> None:
@@ -122,22 +125,27 @@ class _Transaction:
     def add(self, task: _Task) -> None:
         """Do one more; nothing is done any more once one has failed: `commit` begins anew."""
         self.tasks.append(task)
-        self.durable += task.durable
+        self.durable += not task.early
         if not self._failed:
             self._failed = not self._try(lambda: task.operation(self._connection), task)
 
     def report_early(self) -> None:
         """What need not be durable is done as far as its awaiter is concerned."""
         if not self._failed:
-            self._say([task for task in self.tasks if not task.durable])
+            self._say([task for task in self.tasks if task.early])
 
     def commit(self) -> None:
         if self._failed or not self._try(lambda: self._connection.execute("COMMIT"), None):
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+            self._roll_back()
             for task in self.tasks:
                 self._alone(task)
+                if task.error is not None and id(task) in self._reported:
+                    log.error("the database did not keep what was done", extra={"error": str(task.error)})
         self._say(self.tasks)
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:
+            self._try(lambda: self._connection.execute("ROLLBACK"), None)
 
     def _alone(self, task: _Task) -> None:
         """One operation in a transaction of its own."""
@@ -148,8 +156,7 @@ class _Transaction:
             task.outcome = task.operation(connection)
             connection.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - whoever awaits the operation gets it
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            self._roll_back()
             task.error = StoreError(f"the database refused: {error}") if isinstance(error, sqlite3.Error) else error
 
     def _try(self, step: Callable[[], Any], task: _Task | None) -> bool:
