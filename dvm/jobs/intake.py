@@ -14,9 +14,10 @@ from dvm.jobs.services import Ask, Service
 from dvm.jobs.settlements import Settlements
 from dvm.jobs.shop import Shop, publication
 from dvm.jobs.transitions import AskedAgain, Covered, Deleted, Effect, Priced, Refused, step
+from dvm.jobs.trouble import ModelTrouble, Trouble
 from dvm.ledger import ConflictError, Job, JobState, LedgerError, PendingPayment, Publication, Terms
 from dvm.lightning.base import Invoice, WalletError
-from dvm.models import Model, ModelError, estimate_tokens
+from dvm.models import ModelError, estimate_tokens
 from dvm.nip90 import (
     InvalidRequest,
     JobRequest,
@@ -64,6 +65,28 @@ class Intake:
         self._started = shop.now()
         self._repeated: dict[str, int] = {}
         self._unfinished: set[str] = set()  # received, and then the store failed
+        self._wallet_away = Trouble(
+            log,
+            logging.WARNING,
+            "the wallet does not answer; trying again: see `dvm doctor`",
+            "the wallet answers again",
+        )
+        self._wallet_fails = Trouble(
+            log,
+            logging.ERROR,
+            "the wallet makes no invoices, so jobs are refused: see `dvm doctor`",
+            "the wallet makes invoices again",
+        )
+        self._counting = {
+            name: ModelTrouble(
+                log,
+                name,
+                "counting failed; an upper bound is quoted",
+                "the model cannot be used, so jobs are refused: see `dvm doctor`",
+                "the model counts again",
+            )
+            for name in shop.models
+        }
 
     # The book of open quotes, for the admission policies
 
@@ -233,7 +256,7 @@ class Intake:
         name = service.choose(request.param("model"))
         ask = service.read(request, name)
         model = self._shop.models[name]
-        tokens = await self._count(model, ask)
+        tokens = await self._count(name, ask)
         if (limit := self._shop.settings.prompt_tokens) and tokens > limit:
             raise RefusedError("prompt-too-long", f"{tokens} tokens, of at most {limit}")
         most = min(ask.max_tokens or model.max_output_tokens, model.max_output_tokens)
@@ -241,23 +264,24 @@ class Intake:
         price = json.dumps(price_to_json(priced.price))
         return service, ask, Terms(name, price, tokens, priced.max_output_tokens, priced.msat)
 
-    async def _count(self, model: Model, ask: Ask) -> int:
+    async def _count(self, name: str, ask: Ask) -> int:
+        model = self._shop.models[name]
         bound = estimate_tokens(ask.prompt)
         # Ten times the limit cannot come below it by exact counting: spare the model the upload.
         if (limit := self._shop.settings.prompt_tokens) and bound > 10 * limit:
             raise RefusedError("prompt-too-long", f"more than {limit} tokens")
         try:
-            return await model.count_tokens(ask.prompt)
+            tokens = await model.count_tokens(ask.prompt)
         except ModelError as error:
+            self._counting[name].failing(error)
             if error.passing:
-                log.warning(
-                    "counting failed; an upper bound is quoted", extra={"model": model.name, "error": str(error)}
-                )
                 return bound
-            log.error("the model cannot be used: see `dvm doctor`", extra={"model": model.name, "error": str(error)})
+            log.info("the model does not count a prompt", extra={"model": name, "error": str(error)})
             if error.code == "bad_request":
                 raise RefusedError("bad-request", "the model does not take this request") from error
             raise RefusedError("unavailable", "the model cannot be used at the moment") from error
+        self._counting[name].fine()
+        return tokens
 
     def _price(self, service: Service, model: str, tokens: int, most: int, request: JobRequest) -> Quote:
         try:
@@ -300,7 +324,7 @@ class Intake:
         pause = 0.5
         while True:
             try:
-                return await self._shop.wallet.create_invoice(
+                invoice = await self._shop.wallet.create_invoice(
                     msat,
                     description=DESCRIPTION.format(request.id[:16]),
                     expiry=self._shop.settings.quote_seconds,
@@ -308,12 +332,13 @@ class Intake:
             except WalletError as error:
                 passing = error.code in ("unreachable", "rate_limited")
                 if not passing or loop.time() + pause > until:
-                    log.error(
-                        "the wallet makes no invoices, so jobs are refused: see `dvm doctor`",
-                        extra={"job": request.id, "error": str(error)},
-                    )
+                    self._wallet_fails.failing(job=request.id, error=str(error))
                     raise RefusedError("payment-unavailable", "no invoice can be made at the moment") from error
-                log.warning("the wallet does not answer; trying again", extra={"job": request.id, "error": str(error)})
+                self._wallet_away.failing(job=request.id, error=str(error))
+            else:
+                self._wallet_away.fine()
+                self._wallet_fails.fine()
+                return invoice
             await asyncio.sleep(pause)
             pause = min(pause * 2, 10.0)
 

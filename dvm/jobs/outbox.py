@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import partial
 
 from dvm.jobs.shop import Shop
+from dvm.jobs.trouble import Trouble
 from dvm.ledger import LedgerError, Outgoing, Publication
 from dvm.nostr.event import Event
 from dvm.nostr.pool import Published
@@ -32,6 +33,12 @@ class Outbox:
         self._pauses: dict[str, tuple[float, float]] = {}
         self._marking: asyncio.Task[None] | None = None
         self.refused = 0  # how many now wait for another attempt
+        self._trouble = Trouble(
+            log,
+            logging.WARNING,
+            "no relay took an event; it stays in the outbox and is tried again: see relays.toml and `dvm doctor`",
+            "relays take events again",
+        )
 
     def send(self, publications: Iterable[Publication]) -> None:
         """Publish what the ledger has just stored."""
@@ -95,6 +102,9 @@ class Outbox:
             if not self._sent:
                 asyncio.get_running_loop().call_later(MARK_SECONDS, self._mark_soon)
             self._sent.append(each.id)
+            if self._pauses.pop(each.id, None) is not None:
+                self.refused = len(self._pauses)
+            self._trouble.fine(waiting=self.refused)
         elif stored:
             self._put_off(each, published.failed)
         if not self._busy:
@@ -105,10 +115,8 @@ class Outbox:
         pause = min(self._pauses.get(each.id, (0.0, self._every / 2))[1] * 2, MAX_PAUSE)
         self._pauses[each.id] = (now + pause, pause)
         self.refused = len(self._pauses)
-        log.warning(
-            "no relay took an event; it stays in the outbox and is tried again",
-            extra={"id": each.id, "role": each.role, "again_in": pause, "reasons": dict(reasons)},
-        )
+        log.debug("no relay took an event", extra={"id": each.id, "role": each.role, "again_in": pause})
+        self._trouble.failing(waiting=self.refused, latest=each.id, role=each.role, reasons=dict(reasons))
 
     def _mark_soon(self) -> None:
         self._marking = asyncio.get_running_loop().create_task(self._mark())

@@ -12,6 +12,7 @@ from dvm.jobs.outbox import Outbox
 from dvm.jobs.running import Run, metered, prices_of, sane
 from dvm.jobs.shop import Shop, publication
 from dvm.jobs.transitions import Answered, Broke, Deleted, Effect, Restarted, ShutDown, Step, Stopped, step
+from dvm.jobs.trouble import ModelTrouble
 from dvm.ledger import ConflictError, Job, JobState, LedgerError, Link, Publication, ReceiptMaker
 from dvm.ledger.base import HOLDING
 from dvm.models import ModelError, Usage
@@ -56,6 +57,16 @@ class Runner:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._deleted: set[str] = set()  # of those with a task, by their authors, while no model ran
         self._closing = False
+        self._troubles = {
+            name: ModelTrouble(
+                log,
+                name,
+                "the model fails; jobs are tried again, and then given back",
+                "the model cannot be used, so jobs are given back: see `dvm doctor`",
+                "the model answers again",
+            )
+            for name in shop.models
+        }
 
     def start(self, job_id: str) -> None:
         """Run a paid job as soon as there is a place."""
@@ -204,6 +215,7 @@ class Runner:
         run.task = None  # from here on the rows are written, and nobody stops that any more
         if failure is not None:
             return await self._broken(run, failure)
+        self._trouble_of(run).fine()
         if not run.text:  # thoughts used all the tokens up: no answer, no charge
             return await self._broken(run, ModelError("empty", "the limit was met before the first word"), False)
         try:
@@ -258,8 +270,8 @@ class Runner:
         job, settings = run.job, self._shop.settings
         again = may_pass and error.passing and job.attempts < settings.attempts
         following = step(JobState.RUNNING, Broke(again=again))
-        log.log(
-            logging.WARNING if error.passing else logging.ERROR,
+        self._trouble_of(run).failing(error)
+        log.info(
             "the model failed",
             extra={"job": job.id, "model": job.model, "attempt": job.attempts, "again": again, "error": str(error)},
         )
@@ -343,6 +355,9 @@ class Runner:
         log.info(to.value, extra={"job": job.id, "code": code, "msat": 0})
 
     # Pieces
+
+    def _trouble_of(self, run: Run) -> ModelTrouble:
+        return self._troubles[run.job.model or self._shop.services[run.job.kind].models[0]]
 
     def _run_of(self, job: Job) -> Run:
         shop = self._shop

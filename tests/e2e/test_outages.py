@@ -45,7 +45,7 @@ async def test_a_wallet_that_is_down_at_the_start_is_waited_for(
     await wallet.kill()
     async with shop_with(wallet, relay, tmp_path / "shop") as shop:
         job = await buyer.ask("a question")
-        said = await shop.said("the wallet does not answer; trying again", job=job)
+        said = await shop.said("the wallet does not answer; trying again: see `dvm doctor`", job=job)
         assert "unreachable" in said["error"]
         await wallet.start()
         await wallet.pay((await buyer.quote(job, 60)).bolt11 or "")
