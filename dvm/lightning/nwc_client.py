@@ -67,8 +67,8 @@ class NwcClient:
         # One connection hears, another speaks. A relay without TCP_NODELAY keeps our answer back until we
         # have acknowledged its OK, which the kernel delays: 40 ms for every request on a connection that
         # does both. And a relay that closes a connection which speaks much does not make us deaf.
-        self._hear = RelayPool(connection.relays, [], keys=connection.keys)
-        self._speak = RelayPool([], connection.relays, keys=connection.keys)
+        self._hear = RelayPool(connection.relays, [], keys=connection.keys, name="wallet, hearing")
+        self._speak = RelayPool([], connection.relays, keys=connection.keys, name="wallet, speaking")
         self._waiting: dict[str, asyncio.Future[Answer]] = {}
         self._slots = asyncio.Semaphore(options.concurrency)
         self._announced: tuple[int, Service] | None = None

@@ -51,14 +51,20 @@ class RelayPool:
         *,
         keys: Keys | None = None,
         options: PoolOptions | None = None,
+        name: str = "",
     ) -> None:
-        """`keys` authenticate us to relays that demand it (NIP-42). Raises AddressRefused for a bad URL."""
+        """`keys` authenticate us to relays that demand it (NIP-42); `name` is what the pool is for, in the log.
+
+        Raises AddressRefused for a bad URL.
+        """
         self._options = options or PoolOptions()
         self._relays: dict[str, Relay] = {}
         for url in (*read, *write):
             normal = check_relay_url(url)
             if normal not in self._relays:
-                self._relays[normal] = Relay(normal, keys=keys, options=self._options.relay, on_state=self._changed)
+                self._relays[normal] = Relay(
+                    normal, keys=keys, options=self._options.relay, on_state=self._changed, name=name
+                )
         self._read = self._own(read)
         self._write = self._own(write)
         self._passing = PassingRelays(keys, self._options)

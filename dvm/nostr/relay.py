@@ -29,9 +29,10 @@ from dvm.nostr.status import Counters, RelayStatus, State
 from dvm.nostr.writer import Writer
 
 log = logging.getLogger(__name__)
+log.addHandler(logging.NullHandler())  # a program that sets up no log has its own way to tell
 
 _ENVELOPE = 4096  # bytes of a frame around its event
-_LOG_INTERVAL = 60.0  # seconds between two log lines on one relay
+_LOG_INTERVAL = 60.0  # seconds between two log lines of a sort on one relay
 
 
 class NotPublished(Exception):
@@ -44,6 +45,7 @@ class Relay:
     A lasting relay reconnects for ever. A passing one (`lasting=False`, what a customer named) connects when
     it is needed, fails at once what it cannot deliver, and stays away until it is needed again.
     `locate` answers the addresses to connect to instead of the URL's host (it raises AddressRefused).
+    `name` is what the connection is for, in the log: one process may have several to one relay.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Relay:
         on_state: Callable[[Relay], None] | None = None,
         lasting: bool = True,
         locate: Callable[[], Awaitable[list[str]]] | None = None,
+        name: str = "",
     ) -> None:
         """Raises AddressRefused when `url` is not a relay's."""
         self.endpoint = check_url(url, ("ws", "wss"))
@@ -67,7 +70,10 @@ class Relay:
         self._on_state, self._lasting, self._locate = on_state, lasting, locate
         self._connection: ClientConnection | None = None
         self._task: asyncio.Task[None] | None = None
+        self._about = {"relay": self.url, **({"use": name} if name else {})}
         self._next_log = 0.0
+        self._next_of: dict[str, float] = {}
+        self._told: State = "idle"  # what the log says of the connection
         self._writer = Writer(self._options.send_buffer, self._options.ping_timeout, on_drained=self._resume)
         send = self._writer.send
         self._auth = Authentication(self.url, keys, send, self._authenticated)
@@ -187,7 +193,7 @@ class Relay:
             return None
         if not event.verify():
             self.counters.forged += 1
-            self._report("sends forged events")
+            self._report("relay sends forged events")
             return None
         self.counters.events += 1
         return event
@@ -237,13 +243,15 @@ class Relay:
                 self._outgoing.fail(reason)
                 self._requests.fail(reason)
                 return
-            self._report(reason)
             self._set_state("waiting")
             if loop.time() - started > options.stable or self._outgoing.accepted - accepted >= options.served:
                 # It was a good connection: some relays close one after so many messages. Back at once.
                 attempt = 0
+                if self._told == "connected":
+                    self._tell("connecting", logging.INFO, "relay lost: connecting again", reason)
                 await asyncio.sleep(uniform(0, options.min_backoff))
                 continue
+            self._tell("waiting", logging.WARNING, "relay away: trying again", reason)
             # Exponential back-off with full jitter.
             attempt = min(attempt + 1, 30)
             ceiling = min(options.max_backoff, options.min_backoff * 2**attempt)
@@ -328,14 +336,14 @@ class Relay:
             case "CLOSED":
                 asked = self._requests.closed(frame[1], frame[2])
                 if asked:
-                    self._report(f"closed a subscription: {frames.clean(frame[2])}")
+                    self._report("relay closed a subscription", error=frames.clean(frame[2]))
             case "AUTH":
                 asked = True
                 self._auth.challenge(frame[1])
             case _:
                 asked = True
                 counters.notices += 1
-                self._report(f"notice: {frames.clean(frame[1])}")
+                self._report("relay notice", text=frames.clean(frame[1]))
         if not asked:
             counters.unasked += 1
 
@@ -345,7 +353,7 @@ class Relay:
 
     def _authenticated(self, error: str | None) -> None:
         if error is not None:
-            self._report(f"refused our authentication: {frames.clean(error)}")
+            self._report("relay refused our authentication", error=frames.clean(error))
         self._requests.authenticated(error)
         self._outgoing.authenticated(error)
 
@@ -355,16 +363,25 @@ class Relay:
         self.state, self.state_since = state, time.time()
         if state == "connected":
             self.last_error = None
-            self._report("connected")
+            level = logging.INFO if self._lasting else logging.DEBUG
+            self._tell(state, level, "relay connected", always=True)
         if self._on_state is not None:
             self._on_state(self)
 
-    def _report(self, text: str) -> None:
+    def _report(self, event: str, **fields: str) -> None:
         """One log line, but not more than one a minute: a relay must not be able to fill the log."""
         now = time.monotonic()
         if now >= self._next_log:
             self._next_log = now + _LOG_INTERVAL
-            log.info("relay %s: %s", self.url, text)
+            # What strangers name is none of the operator's relays.
+            log.log(logging.INFO if self._lasting else logging.DEBUG, event, extra={**self._about, **fields})
+
+    def _tell(self, state: State, level: int, event: str, error: str | None = None, *, always: bool = False) -> None:
+        """A change of the connection, each sort once a minute; what was said to be away is always said to be back."""
+        now = time.monotonic()
+        if state != self._told and (always or now >= self._next_of.get(event, 0.0)):
+            self._told, self._next_of[event] = state, now + _LOG_INTERVAL
+            log.log(level, event, extra=self._about if error is None else {**self._about, "error": error})
 
 
 def _resolve(future: asyncio.Future[str | None]) -> Done:

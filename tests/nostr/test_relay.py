@@ -396,6 +396,29 @@ async def test_a_relay_cannot_fill_the_log(quick: RelayOptions, caplog: pytest.L
     assert "\x1b" not in caplog.text
 
 
+async def test_the_log_says_when_a_relay_is_away_and_when_it_is_back(
+    quick: RelayOptions, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="dvm.nostr")
+    async with running_relay() as server:
+        relay = Relay(server.url, options=quick, name="wallet")
+        relay.start()
+        await until(lambda: relay.connected)
+        for _ in range(3):  # within a minute: the first time counts
+            await server.stop()
+            relay.counters.failures = 0
+            await until(lambda: relay.counters.failures > 2)
+            await server.start()
+            await until(lambda: relay.connected)
+        await relay.close()
+    said = [(each.levelname, each.message) for each in caplog.records]
+    connected = ("INFO", "relay connected")
+    lost = [("INFO", "relay lost: connecting again")] * (len(said) == 4)  # it depends on how it was lost
+    assert said == [connected, *lost, ("WARNING", "relay away: trying again"), connected]
+    assert all((vars(each)["relay"], vars(each)["use"]) == (server.url, "wallet") for each in caplog.records)
+    assert all(vars(each)["error"] for each in caplog.records if each.message != connected[1])
+
+
 async def test_an_event_too_large_to_send_fails_at_once(keys: Keys, quick: RelayOptions) -> None:
     async with bad_relay() as server, connection(server.url, replace(quick, frame_bytes=1000)) as relay:
         with pytest.raises(NotPublished, match="too large"):
