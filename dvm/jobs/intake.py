@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from dvm.jobs.admission import Refusal, first_refusal
+from dvm.jobs.clockwatch import ClockWatch
 from dvm.jobs.outbox import Outbox
 from dvm.jobs.services import Ask, Service
 from dvm.jobs.settlements import Settlements
@@ -65,6 +66,7 @@ class Intake:
         self._started = shop.now()
         self._repeated: dict[str, int] = {}
         self._unfinished: set[str] = set()  # received, and then the store failed
+        self._clock = ClockWatch(shop.now)
         self._wallet_away = Trouble(
             log,
             logging.WARNING,
@@ -114,8 +116,11 @@ class Intake:
         settings = shop.settings
         if not is_for(event, shop.keys.pubkey):
             return
-        if untimely(event, shop.now(), max_age=settings.max_age, max_ahead=settings.max_ahead):
+        if why := untimely(event, shop.now(), max_age=settings.max_age, max_ahead=settings.max_ahead):
+            if why != "expired":
+                self._clock.untimely(event.pubkey, event.created_at)
             return
+        self._clock.timely()
         # What the last run has taken is sent again after a start: that is no new job, and takes no place of one.
         if event.created_at <= self._started and await shop.store.job(event.id) is not None:
             await self._known(event)
