@@ -77,6 +77,7 @@ class Engine:
         """Hear nothing more, finish what runs (`shutdown_seconds` at most), store, and say what is ready."""
         for subscription in self._subscriptions:
             subscription.close()
+        self.intake.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self._shop.settings.shutdown_seconds)
         for task in list(self._tasks):

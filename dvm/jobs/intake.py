@@ -66,6 +66,8 @@ class Intake:
         self._started = shop.now()
         self._repeated: dict[str, int] = {}
         self._unfinished: set[str] = set()  # received, and then the store failed
+        self._waiting: set[asyncio.Task[None]] = set()  # for an invoice, and for nothing else
+        self._closing = False
         self._clock = ClockWatch(shop.now)
         self._wallet_away = Trouble(
             log,
@@ -171,6 +173,12 @@ class Intake:
                 except LedgerError as error:
                     self._unfinished.add(job_id)
                     log.error("a job cannot be taken up", extra={"job": job_id, "error": str(error)})
+
+    def close(self) -> None:
+        """Wait for no invoice any more: those jobs are unpaid, and stay as received for the next start."""
+        self._closing = True
+        for task in self._waiting:
+            task.cancel()
 
     async def _prepare(self, event: Event, relay: str, available: int) -> bool:
         """Whether the job is now quoted."""
@@ -298,7 +306,14 @@ class Intake:
 
     async def _quote(self, request: JobRequest, service: Service, ask: Ask, terms: Terms, relay: str) -> None:
         shop = self._shop
-        invoice = await self._invoice(request, terms.msat)
+        task = asyncio.current_task()
+        if self._closing or task is None:
+            raise asyncio.CancelledError
+        self._waiting.add(task)
+        try:
+            invoice = await self._invoice(request, terms.msat)
+        finally:
+            self._waiting.discard(task)
         stamp = next_second(shop.now(), None)
         sats = terms.msat // MSAT
         what = f"{service.name or service.kind.name} by {terms.model}"

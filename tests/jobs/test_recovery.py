@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from dvm.jobs import Engine
 from dvm.ledger import JobState, StoreError
+from dvm.lightning.paper import Faults
 from tests.standins.customer import Customer, customer
 from tests.standins.relay import local_relay
 from tests.standins.scripted import STALL, ScriptedModel
@@ -102,3 +104,41 @@ async def test_one_job_that_cannot_be_given_back_does_not_keep_the_shop_closed(
     await shop.reopen()
     await buyer.receipt(job)
     assert buyer.check_chain() == (await shop.job(job)).quote_msat
+
+
+async def test_a_stop_waits_for_no_invoice_and_the_job_is_quoted_after_the_next_start(
+    shop: Workshop, buyer: Customer
+) -> None:
+    shop.set(shutdown_seconds=3600, invoice_patience=3600)
+    await shop.reopen()
+    shop.wallet.faults.error = "unreachable"
+    retrying = await buyer.ask("a")
+    await until(lambda: shop.engine.intake._waiting)
+    shop.wallet.faults = Faults(delay=3600)  # asked, and without an answer
+    asking = await buyer.ask("b")
+    await until(lambda: len(shop.engine.intake._waiting) == 2)
+    await asyncio.wait_for(shop.close(), 20)
+    assert shop.engine.intake.open_quotes_total() == 0
+    shop.wallet.faults = Faults()
+    await shop.open()
+    for job in (retrying, asking):
+        await buyer.quote(job)
+        assert await shop.state(job) is JobState.QUOTED
+
+
+async def test_a_request_that_comes_to_its_invoice_while_the_shop_closes_is_quoted_after_the_next_start(
+    shop: Workshop, buyer: Customer
+) -> None:
+    counted = shop.model.count = asyncio.Event()
+    shop.set(shutdown_seconds=3600, invoice_patience=3600)
+    await shop.reopen()
+    shop.wallet.faults.error = "unreachable"
+    job = await buyer.ask("a")
+    await until(shop.engine.intake.open_quotes_total)
+    closing = asyncio.create_task(shop.close())
+    await until(lambda: shop.engine.intake._closing)
+    counted.set()
+    await asyncio.wait_for(closing, 20)
+    shop.wallet.faults = Faults()
+    await shop.open()
+    await buyer.quote(job)
