@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 OFFERED = Offered(kinds=frozenset(KINDS), wallets=frozenset(WALLETS), providers=frozenset(PROVIDERS), gateway=False)
 BEAT_SECONDS = 10.0
+SAME_SIGNAL_SECONDS = 0.5  # within this time, a second signal is the first once more
 FIRST_RELAY_SECONDS = 5.0
 FRAME_BYTES = 4 << 20  # what "no limit" means for an event: a frame is bounded in any case
 
@@ -265,15 +266,23 @@ def _identity(file: Path) -> tuple[int, int] | None:
 
 
 async def serve(config: Config, relays: Relays, secrets: Secrets, data: Path) -> None:
-    """Run until SIGTERM or SIGINT. A second signal ends it at once; that is safe as well."""
+    """Run until SIGTERM or SIGINT. A second signal ends it at once; that is safe as well.
+
+    Not one that comes with the first: some supervisors signal both the process and its group.
+    """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
+    first = 0.0
 
     def on_signal(number: int) -> None:
+        nonlocal first
         if stop.is_set():
+            if loop.time() - first < SAME_SIGNAL_SECONDS:
+                return
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         log.info("stopping: finishing what runs", extra={"signal": signal.Signals(number).name})
+        first = loop.time()
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):

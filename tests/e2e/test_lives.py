@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from dvm.daemon import SAME_SIGNAL_SECONDS
 from dvm.ledger import JobState, SqliteStore
 from dvm.ledger.sqlite import read
 from tests.e2e.conftest import WalletProcess
@@ -53,6 +54,7 @@ async def test_sigterm_finishes_what_runs_and_exits_0(
         job = await buyer.ask("an answer of a dozen tokens or so")
         await wallet.pay((await buyer.quote(job)).bolt11 or "")
         await buyer.feedback(job, "partial")
+        await send(shop, signal.SIGINT)  # with the other one, as some supervisors do: both are the first
         assert await shop.end() == 0
         assert shop.log[-1]["event"] == "stopped"
         assert (await buyer.result(job)).content == "an answer of a dozen tokens or so"
@@ -68,6 +70,7 @@ async def test_a_second_signal_ends_it_at_once_and_the_next_start_goes_on(
         await wallet.pay((await buyer.quote(job)).bolt11 or "")
         await buyer.feedback(job, "processing")
         await asyncio.gather(shop.said("stopping: finishing what runs"), send(shop, signal.SIGTERM))
+        await asyncio.sleep(SAME_SIGNAL_SECONDS)
         assert await shop.end() == -signal.SIGTERM
         assert await states(shop, job) == [JobState.RUNNING]
         configure(tmp_path / "shop", [relay.url], wallet=NWC, model=ECHO)
