@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+import time
 import unicodedata
 from typing import Protocol, TextIO
 
@@ -140,9 +141,11 @@ class Words:
                 return [f"quote: at most {sats(update.msat)}{note} by {npub(update.provider)}"]
             case Declined(provider, _, text):
                 return [f"not taken: {npub(provider)}: {one_line(text)}"]
-            case Due(quote, by_hand=True):
+            case Due(quote, True, until):
                 wallet = "any Lightning wallet" if quote.network == "mainnet" else f"a {quote.network} wallet"
-                return [f"pay this invoice with {wallet}:"]
+                left = max(round((until - time.time()) / 60), 1)
+                clock = time.strftime("%H:%M:%S", time.localtime(until))
+                return [f"pay this invoice with {wallet} until {clock} ({count(left, 'minute')}), not later:"]
             case Paid(_, msat, fee, _):
                 return [f"paid {sats(msat)}" + (f", and {sats(fee)} for routing" if fee else "")]
             case PaymentUnclear():

@@ -176,15 +176,19 @@ class Purchase:
         talk = self._talk
         talk.choose(quote)
         self._ask_for_prices(quote.provider)
-        yield Due(quote, by_hand=self._payer is None)
-        if self._payer is None:
-            patience = min(self._options.by_hand, max(quote.expires_at - time.time(), 0))
+        by_hand = self._payer is None
+        until = min(quote.expires_at, time.time() + self._options.by_hand) if by_hand else quote.expires_at
+        yield Due(quote, by_hand=by_hand, until=int(until))
+        if by_hand:
+            patience = max(until - time.time(), 0)
             async for update in self._watch(lambda: talk.over or talk.begun, self._in(patience)):
                 yield update
             if not talk.over and not talk.begun:
-                self._failure = self._failed("unpaid", "the invoice was not paid in time")
+                self._failure = self._failed(
+                    "unpaid", "nobody paid the invoice in time: the job is cancelled, do not pay it any more"
+                )
                 return
-        else:
+        elif self._payer is not None:
             self._payment = OnePayment(self._payer, quote, self._options, talk.news.append, self._changed.set)
         async for update in self._watch(
             lambda: talk.over or (self._payment and self._payment.refused), self._in(self._timeout)

@@ -58,10 +58,12 @@ class Declined:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """This quote, and no other, is paid now: by the wallet, or (`by_hand`) by whoever sees the invoice."""
+    """This quote, and no other, is paid now: by the wallet, or (`by_hand`) by whoever sees the invoice, `until`
+    then (Unix seconds): no later than the invoice ends."""
 
     quote: Quoted
     by_hand: bool
+    until: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +192,8 @@ def as_dict(update: Update) -> dict[str, Any]:
             return {"event": "quoted", **_quote(update)}
         case Declined(provider, code, text):
             return {"event": "declined", "provider": provider, "code": code, "text": text}
-        case Due(quote, by_hand):
-            return {"event": "due", "by_hand": by_hand, **_quote(quote)}
+        case Due(quote, by_hand, until):
+            return {"event": "due", "by_hand": by_hand, "until": until, **_quote(quote)}
         case Paid(provider, msat, fee, payment_hash):
             return {
                 "event": "paid",

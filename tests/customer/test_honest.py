@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,7 @@ async def test_without_a_wallet_the_invoice_is_shown_and_anybody_may_pay(
             async for update in updates:
                 if isinstance(update, Due):
                     assert update.by_hand
+                    assert time.time() < update.until <= update.quote.expires_at
                     shop.node.pay(update.quote.bolt11)
         assert done([update]).verified is True
         assert done([update]).payment_hash is not None

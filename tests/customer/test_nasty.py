@@ -423,6 +423,7 @@ async def test_nobody_pays_the_invoice_that_was_shown(relay: TestRelay, pool: Re
         customer = Customer(keys, pool, options=replace(HASTY, by_hand=0.3))
         last = failed(await all_of(customer, provider=p.npub))
         assert (last.code, last.msat) == ("unpaid", 0)
+        assert "nobody paid the invoice in time" in last.text
         await until(lambda: p.deletions)
 
 
