@@ -1,12 +1,18 @@
-"""For all tests: hypothesis without deadlines, and no skipped test where everything is required."""
+"""For all tests: hypothesis without deadlines, no skipped test where everything is required, and a shop in the
+test's hands with a relay of its own and a customer, for those that ask for it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import AsyncIterator, Generator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.standins.customer import Customer, customer
+from tests.standins.relay import local_relay
+from tests.standins.workshop import Workshop, workshop
 
 # A busy machine is no failure.
 settings.register_profile("dvm", deadline=None, print_blob=True)
@@ -35,3 +41,21 @@ def _fail_if_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
         reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         report.outcome = "failed"
         report.longrepr = f"skipped, although DVM_REQUIRE_ALL=1 requires every test: {reason}"
+
+
+@pytest.fixture
+async def relay() -> AsyncIterator[str]:
+    async with local_relay() as url:
+        yield url
+
+
+@pytest.fixture
+async def shop(relay: str, tmp_path: Path) -> AsyncIterator[Workshop]:
+    async with workshop(relay, data=tmp_path) as each:
+        yield each
+
+
+@pytest.fixture
+async def buyer(relay: str) -> AsyncIterator[Customer]:
+    async with customer(relay) as each:
+        yield each

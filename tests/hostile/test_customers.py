@@ -35,18 +35,6 @@ async def relay() -> AsyncIterator[str]:
         yield each.url
 
 
-@pytest.fixture
-async def shop(relay: str, tmp_path: Path) -> AsyncIterator[Workshop]:
-    async with workshop(relay, data=tmp_path) as each:
-        yield each
-
-
-@pytest.fixture
-async def buyer(relay: str) -> AsyncIterator[Customer]:
-    async with customer(relay) as each:
-        yield each
-
-
 async def count(shop: Workshop, *states: JobState) -> int:
     return len(await shop.store.jobs(states or tuple(JobState)))
 

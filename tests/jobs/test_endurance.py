@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +14,9 @@ from dvm.ledger import JobState, Publication, Store, StoreError
 from dvm.models import Chunk, Limits, Prompt
 from dvm.nostr.keys import Keys
 from tests.standins.customer import Customer, customer
-from tests.standins.relay import local_relay
 from tests.standins.scripted import STALL, ScriptedModel
 from tests.standins.waiting import until
 from tests.standins.workshop import Workshop, workshop
-
-
-@pytest.fixture
-async def relay() -> AsyncIterator[str]:
-    async with local_relay() as url:
-        yield url
-
-
-@pytest.fixture
-async def shop(relay: str, tmp_path: Path) -> AsyncIterator[Workshop]:
-    async with workshop(relay, data=tmp_path) as each:
-        yield each
-
-
-@pytest.fixture
-async def buyer(relay: str) -> AsyncIterator[Customer]:
-    async with customer(relay) as each:
-        yield each
 
 
 async def test_events_that_no_relay_ever_takes_do_not_keep_later_ones_in_the_outbox(

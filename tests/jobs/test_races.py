@@ -13,8 +13,7 @@ import pytest
 from dvm.ledger import JobState, Store, StoreError
 from dvm.models import Chunk, ModelError
 from dvm.nip90 import cancel_draft, request_draft
-from tests.standins.customer import KIND, Customer, customer
-from tests.standins.relay import local_relay
+from tests.standins.customer import KIND, Customer
 from tests.standins.scripted import STALL, answer
 from tests.standins.waiting import until
 from tests.standins.workshop import Workshop, workshop
@@ -43,12 +42,6 @@ class Gates:
 
 
 @pytest.fixture
-async def relay() -> AsyncIterator[str]:
-    async with local_relay() as url:
-        yield url
-
-
-@pytest.fixture
 def gates() -> list[Gates]:
     """The last is that of the shop as it is open now."""
     return []
@@ -61,12 +54,6 @@ async def shop(relay: str, tmp_path: Path, gates: list[Gates]) -> AsyncIterator[
         return gates[-1]
 
     async with workshop(relay, data=tmp_path, around=around, lease_seconds=1) as each:
-        yield each
-
-
-@pytest.fixture
-async def buyer(relay: str) -> AsyncIterator[Customer]:
-    async with customer(relay) as each:
         yield each
 
 

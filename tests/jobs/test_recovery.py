@@ -12,28 +12,15 @@ import pytest
 from dvm.jobs import Engine
 from dvm.ledger import JobState, StoreError
 from dvm.lightning.paper import Faults
-from tests.standins.customer import Customer, customer
-from tests.standins.relay import local_relay
+from tests.standins.customer import Customer
 from tests.standins.scripted import STALL, ScriptedModel
 from tests.standins.waiting import until
 from tests.standins.workshop import Workshop, workshop
 
 
 @pytest.fixture
-async def relay() -> AsyncIterator[str]:
-    async with local_relay() as url:
-        yield url
-
-
-@pytest.fixture
 async def shop(relay: str, tmp_path: Path) -> AsyncIterator[Workshop]:
     async with workshop(relay, data=tmp_path, shutdown_seconds=0) as each:
-        yield each
-
-
-@pytest.fixture
-async def buyer(relay: str) -> AsyncIterator[Customer]:
-    async with customer(relay) as each:
         yield each
 
 

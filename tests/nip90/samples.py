@@ -8,6 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from dvm.models import Usage
 from dvm.nip90 import JobRequest, Payment, Receipt, Work, input_sha256, make_receipt, parse_receipt, text_sha256
 from dvm.nip90.ask import request_draft
 from dvm.nip90.requests import parse_request
@@ -20,15 +21,6 @@ NOW = 1_750_000_000
 SCHEMES: tuple[Scheme | None, ...] = (None, "nip04", "nip44")
 HASH = "ab" * 32
 PRICES = {"input": 300_000, "cached": 75_000, "output": 2_500_000}
-
-
-@dataclass(frozen=True)
-class Usage:
-    input: int = 0
-    cached: int = 0
-    output: int = 0
-    thoughts: int = 0
-    estimated: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -20,21 +20,13 @@ from coincurve import PrivateKey
 from dvm.lightning.bolt11 import encode
 from dvm.lightning.paper import PaperWallet
 from dvm.lightning.paper_node import PaperInvoice, PaperNode
+from dvm.models import Usage
 from dvm.nip90 import Answers, JobRequest, Work, input_sha256, make_receipt, parse_request, text_sha256
 from dvm.nostr import Event, Filter, Keys, RelayPool
 from tests.standins.seller import QUICK
 
 Act = Callable[["Provider", JobRequest], Awaitable[None]]
 PRICES = {"input": 1_000_000, "output": 2_000_000}
-
-
-@dataclass(frozen=True)
-class Usage:
-    input: int = 100
-    cached: int = 0
-    output: int = 50
-    thoughts: int = 0
-    estimated: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -136,7 +128,7 @@ class Provider:
             "finish": "stop",
             "result": None if result is None else result.id,
             "output_sha256": None if result is None else text_sha256(text),
-            "usage": Usage(),
+            "usage": Usage(input=100, output=50),
             "prices": PRICES,
         } | dict(change or {})
         paid = [] if invoice is None else [Money("bolt11", invoice.payment_hash, invoice.msat)]
