@@ -249,7 +249,7 @@ class Relay:
                 attempt = 0
                 if self._told == "connected":
                     self._tell("connecting", logging.INFO, "relay lost: connecting again", reason)
-                await asyncio.sleep(uniform(0, options.min_backoff))
+                await asyncio.sleep(uniform(0, options.min_backoff / 5))
                 continue
             self._tell("waiting", logging.WARNING, "relay away: trying again", reason)
             # Exponential back-off with full jitter.
