@@ -11,7 +11,7 @@ from contextlib import suppress
 from dvm.jobs.outbox import Outbox
 from dvm.jobs.running import Run, metered, prices_of, sane
 from dvm.jobs.shop import Shop, publication
-from dvm.jobs.transitions import Answered, Broke, Deleted, Effect, Restarted, ShutDown, Step, Stopped, step
+from dvm.jobs.transitions import Answered, Broke, Deleted, Effect, Restarted, ShutDown, Step, Stopped, UsedUp, step
 from dvm.jobs.trouble import ModelTrouble
 from dvm.ledger import ConflictError, Job, JobState, LedgerError, Link, Publication, ReceiptMaker
 from dvm.ledger.base import HOLDING
@@ -216,10 +216,10 @@ class Runner:
         if failure is not None:
             return await self._broken(run, failure)
         self._trouble_of(run).fine()
-        if not run.text:  # thoughts used all the tokens up: no answer, no charge
-            return await self._broken(run, ModelError("empty", "the limit was met before the first word"), False)
+        if not run.text and run.finish != "length":
+            return await self._broken(run, ModelError("empty", "finished without a word"), False)
         try:
-            await self._deliver(run)
+            await (self._deliver(run) if run.text else self._used_up(run))
         except (EncryptError, AnswerTooLarge) as error:
             log.warning("an answer cannot be sent", extra={"job": run.job.id, "error": str(error)})
             await self._void(run, step(JobState.RUNNING, Broke(again=False)), "undeliverable", str(error))
@@ -231,6 +231,12 @@ class Runner:
         stamp = run.stamped(self._shop.now())
         result = run.answers.result(run.text, stamp, msat=run.job.quote_msat or None)
         await self._post(run, step(JobState.RUNNING, Answered()), result, "result", run.finish or "stop")
+
+    async def _used_up(self, run: Run) -> None:
+        """All tokens that the customer allowed went into thoughts. They are billed: who sets a limit that
+        no answer fits into would otherwise let the provider think for nothing, again and again."""
+        said = run.answers.error(*_SAID["empty"], run.stamped(self._shop.now()))
+        await self._post(run, step(JobState.RUNNING, UsedUp()), said, "error", "length")
 
     async def _stopped(self, run: Run) -> None:
         """The customer cancelled, or we shut down."""
@@ -258,7 +264,7 @@ class Runner:
             receipt=self._receipt_maker(run.answers, relays, work, run.stamped(shop.now()), made),
             at=shop.now(),
             stamp=run.stamp,
-            reason="cancelled" if result is None else None,
+            reason=None if result else finish,
         )
         self._outbox.send((answer, *made[-1:]))
         log.info(

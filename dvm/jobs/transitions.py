@@ -85,6 +85,11 @@ class Stopped:
 
 
 @dataclass(frozen=True, slots=True)
+class UsedUp:
+    """The model thought until the customer's own limit was met, and said nothing."""
+
+
+@dataclass(frozen=True, slots=True)
 class Broke:
     """The model gave no answer; `again` says whether another attempt may help and is left."""
 
@@ -118,6 +123,7 @@ Happening = (
     | Claimed
     | Answered
     | Stopped
+    | UsedUp
     | Broke
     | ShutDown
     | Restarted
@@ -166,6 +172,8 @@ def step(state: JobState, happening: Happening) -> Step:
             return Step(state, (Effect.STOP,))
         case JobState.RUNNING, Stopped():
             return Step(JobState.CANCELLED, (Effect.POST,))
+        case JobState.RUNNING, UsedUp():  # what the customer let it use is billed (money.md, case 12)
+            return Step(JobState.FAILED, (Effect.POST,))
         case JobState.RUNNING, Answered():
             return Step(JobState.DELIVERED, (Effect.POST,))
         case JobState.RUNNING, Broke(again=True) | Restarted(attempts_left=True):

@@ -398,8 +398,10 @@ def _set_terms(
 
 
 def _end(db: sqlite3.Connection, job_id: str, to: JobState, reason: str | None, result: str | None, stamp: int) -> None:
+    # What was refused is known by its id for ever, but not kept: strangers choose how much they send.
     db.execute(
-        "UPDATE jobs SET state = ?, reason = ?, result = ?, stamp = max(stamp, ?), lease_until = NULL WHERE id = ?",
+        "UPDATE jobs SET state = ?1, reason = ?2, result = ?3, stamp = max(stamp, ?4), lease_until = NULL,"
+        " request = CASE WHEN ?1 = 'rejected' THEN '' ELSE request END WHERE id = ?5",
         (to, reason, result, stamp, job_id),
     )
 

@@ -26,6 +26,7 @@ from dvm.jobs.transitions import (
     Step,
     Stopped,
     TimeUp,
+    UsedUp,
     step,
 )
 from dvm.ledger import JobState
@@ -33,7 +34,7 @@ from dvm.ledger import JobState
 S = JobState
 HAPPENINGS: list[Happening] = [
     Covered(), Priced(), Refused(), Settled(), Settled(enough=False), TimeUp(), Deleted(), Claimed(), Answered(),
-    Stopped(), Broke(again=True), Broke(again=False), ShutDown(), Restarted(), Restarted(attempts_left=False),
+    Stopped(), UsedUp(), Broke(again=True), Broke(again=False), ShutDown(), Restarted(), Restarted(attempts_left=False),
     AskedAgain(),
 ]  # fmt: skip
 ARROWS = {
@@ -49,6 +50,7 @@ ARROWS = {
     (S.WAITING, Deleted()): Step(S.CANCELLED, (Effect.VOID,)),
     (S.RUNNING, Answered()): Step(S.DELIVERED, (Effect.POST,)),
     (S.RUNNING, Stopped()): Step(S.CANCELLED, (Effect.POST,)),
+    (S.RUNNING, UsedUp()): Step(S.FAILED, (Effect.POST,)),
     (S.RUNNING, Broke(again=True)): Step(S.PAID, (Effect.RELEASE, Effect.RUN)),
     (S.RUNNING, Broke(again=False)): Step(S.FAILED, (Effect.VOID,)),
     (S.RUNNING, ShutDown()): Step(S.PAID, (Effect.RELEASE,)),
@@ -65,7 +67,7 @@ STAYING = {
 }
 
 
-@pytest.mark.parametrize(("state", "happening"), itertools.product(JobState, HAPPENINGS))
+@pytest.mark.parametrize(("state", "happening"), list(itertools.product(JobState, HAPPENINGS)))
 def test_each_happening_in_each_state(state: JobState, happening: Happening) -> None:
     expected = ARROWS.get((state, happening))
     if expected is None:

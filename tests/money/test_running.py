@@ -212,6 +212,16 @@ async def test_money_12_the_usage_of_an_answer_that_was_blocked_or_broke_off_is_
     assert [(row.input, row.output, row.msat) for row in await shop.store.report(0)] == [(200, 5, 112_000)]
 
 
+async def test_money_12_thoughts_that_used_up_the_customers_limit_are_billed(shop: Workshop, buyer: Customer) -> None:
+    shop.model.script = [Chunk("", usage=Usage(100, thoughts=40), finish="length")]
+    job = await buyer.ask("a")
+    await shop.pay(buyer, job)
+    receipt = await buyer.receipt(job)
+    assert (receipt.result, receipt.usage["thoughts"], receipt.cost, receipt.finish) == (None, 40, 260_000, "length")
+    assert (await buyer.feedback(job, "error")).text.startswith("no-answer: ")
+    assert shop.model.prompts == shop.model.prompts[:1]
+
+
 @pytest.mark.parametrize("count", [Usage(-100, 0, 5), Usage(100, 0, -50), Usage(100, -1, 5), Usage(0, 0, 5, -9)])
 async def test_money_24_a_model_that_reports_negative_usage_pays_nobody(
     shop: Workshop, buyer: Customer, count: Usage
