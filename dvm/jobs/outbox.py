@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from functools import partial
 
@@ -106,17 +106,19 @@ class Outbox:
                 self.refused = len(self._pauses)
             self._trouble.fine(waiting=self.refused)
         elif stored:
-            self._put_off(each, published.failed)
+            self._put_off(each, published)
         if not self._busy:
             self._idle.set()
 
-    def _put_off(self, each: Publication | Outgoing, reasons: Mapping[str, str]) -> None:
+    def _put_off(self, each: Publication | Outgoing, published: Published) -> None:
         now = asyncio.get_running_loop().time()
-        pause = min(self._pauses.get(each.id, (0.0, self._every / 2))[1] * 2, MAX_PAUSE)
+        pause = self._every
+        if published.refused:  # what is only waiting for a relay to come back goes out as soon as it does
+            pause = min(self._pauses.get(each.id, (0.0, self._every / 2))[1] * 2, MAX_PAUSE)
         self._pauses[each.id] = (now + pause, pause)
         self.refused = len(self._pauses)
         log.debug("no relay took an event", extra={"id": each.id, "role": each.role, "again_in": pause})
-        self._trouble.failing(waiting=self.refused, latest=each.id, role=each.role, reasons=dict(reasons))
+        self._trouble.failing(waiting=self.refused, latest=each.id, role=each.role, reasons=dict(published.failed))
 
     def _mark_soon(self) -> None:
         self._marking = asyncio.get_running_loop().create_task(self._mark())

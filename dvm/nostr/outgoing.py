@@ -14,6 +14,8 @@ from dvm.nostr.frames import clean, prefix
 Done = Callable[[str | None], None]
 """Called once: with None when the relay has the event, else with the reason why it has not."""
 
+UNANSWERED, UNCONNECTED = "no answer in time", "not connected in time"
+
 
 class _Pending:
     __slots__ = ("attempts", "authenticated", "frame", "retry", "sent_at", "waiters")
@@ -184,4 +186,4 @@ class Outgoing:
     def _reason(pending: _Pending) -> str:
         if pending.attempts:
             return "rate-limited: still so when time was up"
-        return "no answer in time" if pending.sent_at else "not connected in time"
+        return UNANSWERED if pending.sent_at else UNCONNECTED

@@ -15,6 +15,7 @@ from dvm.nostr.filters import Filter
 from dvm.nostr.frames import clean
 from dvm.nostr.keys import Keys
 from dvm.nostr.options import PoolOptions
+from dvm.nostr.outgoing import UNANSWERED, UNCONNECTED
 from dvm.nostr.passing import PassingRelays
 from dvm.nostr.relay import Relay
 from dvm.nostr.status import RelayStatus
@@ -35,6 +36,11 @@ class Published:
 
     def __bool__(self) -> bool:
         return bool(self.accepted)
+
+    @property
+    def refused(self) -> bool:
+        """Whether a relay said no, as opposed to not being there."""
+        return any(reason not in (UNANSWERED, UNCONNECTED) for reason in self.failed.values())
 
 
 class RelayPool:
