@@ -108,6 +108,7 @@ def build_pool(relays: Relays, keys: Keys, limits: LimitsConfig) -> RelayPool:
     options = PoolOptions(
         relay=RelayOptions(event_bytes=limits.event_bytes or FRAME_BYTES),
         allow_private=limits.allow_private_addresses,
+        learn_limits=True,
     )
     try:
         return RelayPool(relays.read, relays.write, keys=keys, options=options)

@@ -80,7 +80,7 @@ class Shop:
         return self._read.pop(job.id, None) or parse_request(Event.from_json(job.request), self.keys)
 
     def answers(self, request: JobRequest | Event, relay: str = "") -> Answers:
-        return Answers(self.keys, request, relay)
+        return Answers(self.keys, request, relay, max_bytes=self.relays.max_event_bytes)
 
 
 def publication(event: Event, role: str, relays: tuple[str, ...] = ()) -> Publication:

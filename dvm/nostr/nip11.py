@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
-import httpx
 import orjson
 
 from dvm.nostr.addresses import AddressRefused, check_url
 from dvm.nostr.frames import clean
+
+if TYPE_CHECKING:
+    import httpx
 
 _MAX_NUMBER = 1 << 53
 _MAX_NIPS = 500
@@ -63,23 +65,23 @@ async def fetch_relay_info(
 
     `timeout`, in seconds, holds for all of it. For configured relays: the address is not checked.
     """
+    import httpx  # a tenth of a second, which a start need not wait for
+
     try:
         endpoint = check_url(url, ("ws", "wss"))
     except AddressRefused as error:
         raise RelayInfoUnavailable(str(error)) from None
-    owned = httpx.AsyncClient(follow_redirects=False) if client is None else None
+    asker = client or httpx.AsyncClient(follow_redirects=False)
     try:
         async with asyncio.timeout(timeout):
-            return parse_relay_info(
-                await _get(client or cast(httpx.AsyncClient, owned), f"http{endpoint.url[2:]}", max_bytes)
-            )
+            return parse_relay_info(await _get(asker, f"http{endpoint.url[2:]}", max_bytes))
     except TimeoutError:
         raise RelayInfoUnavailable("no answer in time") from None
     except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
         raise RelayInfoUnavailable(f"{type(error).__name__}: {clean(str(error))}") from None
     finally:
-        if owned is not None:
-            await owned.aclose()
+        if client is None:
+            await asker.aclose()
 
 
 async def _get(client: httpx.AsyncClient, url: str, max_bytes: int) -> bytes:

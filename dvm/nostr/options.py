@@ -37,11 +37,13 @@ class PoolOptions:
     `passing_total` are kept, `passing_per_event` used for one event, and each gets `passing_timeout` for an
     event. A host that failed is left alone for `remember_failure`. `allow_private` admits loopback and private
     addresses: for tests. `remembered_events` bounds a subscription's memory of what it has seen.
+    `learn_limits`: ask our relays for their limits (NIP-11) once they are connected, and daily.
     `query_grace` is how long a query waits for the others once one relay has answered.
     """
 
     relay: RelayOptions = field(default_factory=RelayOptions)
     allow_private: bool = False
+    learn_limits: bool = False
     passing_per_event: int = 10
     passing_total: int = 64
     passing_idle: float = 60.0

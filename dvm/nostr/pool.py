@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -14,6 +15,7 @@ from dvm.nostr.event import Event
 from dvm.nostr.filters import Filter
 from dvm.nostr.frames import clean
 from dvm.nostr.keys import Keys
+from dvm.nostr.nip11 import RelayInfoUnavailable, fetch_relay_info
 from dvm.nostr.options import PoolOptions
 from dvm.nostr.outgoing import UNANSWERED, UNCONNECTED
 from dvm.nostr.passing import PassingRelays
@@ -21,6 +23,8 @@ from dvm.nostr.relay import Relay
 from dvm.nostr.status import RelayStatus
 from dvm.nostr.subscription import Handler, Subscription
 
+_DAY = 86_400.0
+_LEAST_EVENT, _MOST_EVENT = 16_384, 65_536  # bytes: what any relay of use takes, and what is taken by most
 _MAX_NAMED = 100  # addresses looked at, of those that a stranger names for one event
 
 
@@ -76,6 +80,7 @@ class RelayPool:
         self._passing = PassingRelays(keys, self._options)
         self._subscriptions: set[Subscription] = set()
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self._learning: dict[str, tuple[float, asyncio.Task[None]]] = {}
 
     def start(self) -> None:
         """Connect to all relays in the background. Returns at once."""
@@ -90,6 +95,10 @@ class RelayPool:
         for _, future in self._waiting:
             future.cancel()
         self._waiting.clear()
+        learning = [task for _, task in self._learning.values()]
+        for task in learning:
+            task.cancel()
+        await asyncio.gather(*learning, return_exceptions=True)
 
     async def __aenter__(self) -> RelayPool:
         self.start()
@@ -102,6 +111,12 @@ class RelayPool:
     def connected(self) -> int:
         """How many of our own relays are connected."""
         return sum(relay.connected for relay in self._relays.values())
+
+    @property
+    def max_event_bytes(self) -> int:
+        """The largest message that all our write relays take, as far as they tell (NIP-11); within reason."""
+        told = (relay.limitation.max_message_length for relay in self._write)
+        return max(_LEAST_EVENT, min([_MOST_EVENT, *(each for each in told if each)]))
 
     async def wait_connected(self, n: int = 1, timeout: float | None = None) -> bool:  # noqa: ASYNC109
         """Wait until `n` of our relays are connected; False when that has not happened within `timeout`."""
@@ -271,9 +286,24 @@ class RelayPool:
 
     def _changed(self, relay: Relay) -> None:
         if relay.state == "connected":
+            if self._options.learn_limits:
+                self._learn(relay)
             for n, future in self._waiting:
                 if self.connected >= n and not future.done():
                     future.set_result(None)
+
+    def _learn(self, relay: Relay) -> None:
+        """Ask what the relay says of itself, at most once a day; a relay that does not tell has no limits."""
+        loop = asyncio.get_running_loop()
+        asked, _ = self._learning.get(relay.url, (float("-inf"), None))
+        if loop.time() - asked < _DAY:
+            return
+
+        async def ask() -> None:
+            with suppress(RelayInfoUnavailable):
+                relay.limitation = (await fetch_relay_info(relay.url)).limitation
+
+        self._learning[relay.url] = loop.time(), loop.create_task(ask(), name=f"limits of {relay.url}")
 
     def _targets(self, own: Sequence[Relay], named: Iterable[str], failed: dict[str, str]) -> list[Relay]:
         """Our own relays and those that a stranger has named, each once; what is refused goes into `failed`."""

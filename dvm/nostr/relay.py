@@ -20,6 +20,7 @@ from dvm.nostr.addresses import AddressRefused, check_url
 from dvm.nostr.event import Event
 from dvm.nostr.filters import Filter
 from dvm.nostr.keys import Keys
+from dvm.nostr.nip11 import Limitation
 from dvm.nostr.nip42 import Authentication
 from dvm.nostr.options import RelayOptions
 from dvm.nostr.outgoing import Done, Outgoing
@@ -66,6 +67,7 @@ class Relay:
         self.last_error: str | None = None
         self.state: State = "idle"
         self.state_since = time.time()
+        self.limitation = Limitation()  # what it says of itself, once somebody has asked (NIP-11)
         self._options = options or RelayOptions()
         self._on_state, self._lasting, self._locate = on_state, lasting, locate
         self._connection: ClientConnection | None = None
@@ -111,8 +113,9 @@ class Relay:
         if self.state == "closed":
             done("the connection was closed")
             return
-        if len(frame) > self._options.frame_bytes:
-            done("the event is too large")
+        most = min(self._options.frame_bytes, self.limitation.max_message_length or self._options.frame_bytes)
+        if len(frame) > most or (4 * len(frame) > most and len(frame.encode()) > most):
+            done(f"the event is larger than the {most} bytes that the relay takes")
             return
         self._outgoing.publish(event_id, frame, timeout, done)
         if not self._lasting:

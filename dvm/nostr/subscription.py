@@ -69,8 +69,6 @@ class Subscription:
         again: Callable[[str], None] | None = None,
     ) -> None:
         self.filters, self.handler, self.again = tuple(filters), handler, again
-        # Relays give some hundreds unless more is asked for, and cut that down to what they will give.
-        self.exhaustive = tuple(replace(each, limit=_LIMIT) for each in self.filters)
         self.overlap, self.sweep, self.sweep_timeout = overlap, sweep, sweep_timeout
         self.seen = Seen(remembered)
         self._on_close = on_close
@@ -188,6 +186,9 @@ class Feed:
         """Ask for what is stored, page by page, newest first, until a page brings nothing more."""
         started = int(time.time())
         since = self.resume_at()
+        # Relays give some hundreds unless more is asked for, and cut that down to what they will give.
+        limit = min(_LIMIT, self._relay.limitation.max_limit or _LIMIT)
+        filters = tuple(replace(each, limit=limit) for each in self._subscription.filters)
         until: int | None = None
         met: set[str] = set()
         complete = True
@@ -201,7 +202,7 @@ class Feed:
                 self._take(raw, live=False)
 
             error = await self._relay.fetch(
-                self._subscription.exhaustive,
+                filters,
                 take,
                 timeout=self._subscription.sweep_timeout,
                 since=since,

@@ -433,3 +433,33 @@ def test_a_bad_url_of_ours_is_said_at_once() -> None:
 
 def test_faults_are_complete() -> None:
     assert {name for faults in FAULTS.values() for name in faults} <= set(vars(BadRelay().faults))
+
+
+async def test_a_relays_limits_are_learnt_and_kept(keys: Keys, quick_pool: PoolOptions) -> None:
+    document = {"limitation": {"max_message_length": 20_000, "max_limit": 100}}
+    options = replace(quick_pool, learn_limits=True)
+    async with (
+        bad_relay(document=document, max_limit=100) as small,
+        bad_relay() as silent,
+        pool_of(options, small.url, silent.url) as pool,
+    ):
+        assert pool.max_event_bytes == 65_536
+        await until(lambda: pool.max_event_bytes == 20_000)
+        event = keys.sign(1, content="x" * 30_000)
+        published = await pool.publish(event)
+        await until(lambda: published.accepted and published.failed)
+        assert published.accepted == [silent.url]
+        assert "20000 bytes" in published.failed[small.url]
+        assert small.received["EVENT"] == 0  # it is not even sent
+        pool.subscribe(JOBS, Inbox(), since=0, sweep=0.05)
+        await until(lambda: any(asked[0].get("limit") for asked in small.requested))
+        assert {asked[0]["limit"] for asked in small.requested if "limit" in asked[0]} == {100}
+
+
+async def test_what_a_relay_says_of_itself_does_not_make_us_mute(keys: Keys, quick_pool: PoolOptions) -> None:
+    async with (
+        bad_relay(document={"limitation": {"max_message_length": 1}}) as absurd,
+        pool_of(replace(quick_pool, learn_limits=True), absurd.url) as pool,
+    ):
+        await until(lambda: pool.max_event_bytes != 65_536)
+        assert pool.max_event_bytes == 16_384

@@ -89,6 +89,8 @@ class Faults:
     """Sends a NOTICE of so many bytes before each answer."""
     max_limit: int | None = None
     """Answers a REQ with no more than the newest so many."""
+    document: dict[str, Any] | None = None
+    """NIP-11: what it says of itself."""
     auth: bool = False
     """NIP-42: demands authentication to read and to write."""
     auth_refuse: str | None = None
@@ -167,11 +169,16 @@ class BadRelay:
                 if self.faults.ignore_filters or any(_matches(f, raw) for f in filters):
                     await self._send_event(client, name, raw)
 
-    async def _handshake(self, connection: ServerConnection, _: Request) -> Response | None:
+    async def _handshake(self, connection: ServerConnection, request: Request) -> Response | None:
         while self.faults.mute_handshake and not self._stopping:
             await asyncio.sleep(0.01)
         if self.faults.refuse:
             return connection.respond(503, "refused\n")
+        if request.headers.get("Accept") == "application/nostr+json":
+            document = self.faults.document
+            return (
+                connection.respond(404, "none\n") if document is None else connection.respond(200, json.dumps(document))
+            )
         return None
 
     async def _client(self, socket: ServerConnection) -> None:
