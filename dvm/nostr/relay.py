@@ -115,7 +115,7 @@ class Relay:
             return
         most = min(self._options.frame_bytes, self.limitation.max_message_length or self._options.frame_bytes)
         if len(frame) > most or (4 * len(frame) > most and len(frame.encode()) > most):
-            done(f"the event is larger than the {most} bytes that the relay takes")
+            done(f"the event is too large: {most} bytes at most")
             return
         self._outgoing.publish(event_id, frame, timeout, done)
         if not self._lasting:
