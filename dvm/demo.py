@@ -79,7 +79,8 @@ def config_of(model: str) -> Config:
             "wallet": {"type": "nwc"},
             "models": {model: MODELS[model]},
             "service": [{"kind": 5050, "models": [model], "price": "per-token"}],
-            "limits": {"allow_private_addresses": True},
+            # So small a model may be done within a second: here its partials come more often, to be seen.
+            "limits": {"allow_private_addresses": True, "partial_seconds": 0.25},
         },
         context={"directory": Path()},
     )
