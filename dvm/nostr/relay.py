@@ -114,7 +114,7 @@ class Relay:
             done("the connection was closed")
             return
         most = min(self._options.frame_bytes, self.limitation.max_message_length or self._options.frame_bytes)
-        if len(frame) > most or (4 * len(frame) > most and len(frame.encode()) > most):
+        if 4 * len(frame) > most and len(frame.encode()) > most:  # UTF-8 takes at most four bytes a character
             done(f"the event is too large: {most} bytes at most")
             return
         self._outgoing.publish(event_id, frame, timeout, done)
