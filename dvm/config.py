@@ -38,6 +38,7 @@ from dvm.values import (
     Listen,
     Minutes,
     ModelName,
+    Npub,
     Picture,
     RelayUrl,
     Sats,
@@ -71,7 +72,35 @@ class WalletConfig(Table):
     type: WalletType
     url: HttpUrl | None = None
     secret_file: FilePath | None = None
+    tls_cert_file: FilePath | None = None
+    network: Literal["mainnet", "testnet", "signet", "regtest"] | None = None
     timeout_seconds: Interval = 30.0
+    hold: bool = False
+
+
+class ZapsConfig(Table):
+    """How zaps pay. The Lightning address is `identity.lud16`; it is served here if it is at `gateway.url`."""
+
+    quote: Literal["invoice", "zap", "both"] | None = None
+    trust: Literal["wallet", "provider"] = "wallet"
+    min_sats: Annotated[int, Field(ge=1, le=MAX_SATS)] = 1
+    max_sats: Annotated[int, Field(ge=1, le=MAX_SATS)] = 1_000_000
+
+
+class PayoutsConfig(Table):
+    """What customers may withdraw. A fee limit is the larger one of `fee_sats` and `fee_percent`."""
+
+    enabled: bool = True
+    min_sats: Annotated[int, Field(ge=1, le=MAX_SATS)] = 10
+    day_sats: Count = 100_000
+    fee_sats: Count = 5
+    fee_percent: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 1.0
+
+
+class OperatorConfig(Table):
+    """Who is told, by an encrypted message, when selling has to stop."""
+
+    npub: Npub | None = None
 
 
 class ModelConfig(Table):
@@ -139,6 +168,7 @@ class LimitsConfig(Table):
     """Bounds on what strangers can make the daemon do. A count of 0 is no limit."""
 
     jobs_per_minute: Count = 60
+    jobs_per_minute_total: Count = 6_000
     open_quotes: Count = 50
     open_quotes_total: Count = 10_000
     prompt_tokens: Count = 100_000
@@ -151,15 +181,17 @@ class LimitsConfig(Table):
     attempts: Annotated[int, Field(ge=1, le=100)] = 3
     partial_seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 1.0
     reconcile_seconds: Interval = 60.0
+    watchdog_seconds: Interval = 60.0
     sweep_seconds: Interval = 60.0
     shutdown_seconds: Interval = 30.0
     allow_private_addresses: bool = False
 
 
 class GatewayConfig(Table):
-    """The HTTP side."""
+    """The HTTP side: `url` is where the world reaches it, through a reverse proxy with TLS."""
 
     listen: Listen = "127.0.0.1:8402"
+    url: HttpUrl | None = None
 
 
 class Config(Table):
@@ -170,6 +202,9 @@ class Config(Table):
     models: Annotated[dict[ModelName, ModelConfig], Field(min_length=1)]
     service: Annotated[tuple[ServiceConfig, ...], AsTuple, Field(min_length=1)]
     limits: LimitsConfig = LimitsConfig()
+    zaps: ZapsConfig = ZapsConfig()
+    payouts: PayoutsConfig = PayoutsConfig()
+    operator: OperatorConfig = OperatorConfig()
     gateway: GatewayConfig | None = None
 
 
@@ -208,6 +243,9 @@ DVM_TABLES: dict[tuple[str, ...], type[Table]] = {
     ("models", "*"): ModelConfig,
     ("service", "*"): ServiceConfig,
     ("limits",): LimitsConfig,
+    ("zaps",): ZapsConfig,
+    ("payouts",): PayoutsConfig,
+    ("operator",): OperatorConfig,
     ("gateway",): GatewayConfig,
 }
 RELAY_TABLES: dict[tuple[str, ...], type[Table]] = {(): Relays, ("relay", "*"): RelayConfig}
@@ -229,7 +267,7 @@ def load_relays(path: Path) -> Relays:
     return _validated(Relays, tables, path, RELAY_TABLES, relay_contradictions(tables))
 
 
-def warnings(config: Config, offered: Offered = ANYTHING) -> list[str]:
+def warnings(config: Config) -> list[str]:
     """What may be meant, but probably is not; for the log at start-up and for `dvm doctor`."""
     found = []
     used = {name for service in config.service for name in service.models}
@@ -242,8 +280,6 @@ def warnings(config: Config, offered: Offered = ANYTHING) -> list[str]:
         found.append("wallet.url: http:// sends the wallet's secret unencrypted")
     if config.wallet.type == "paper":
         found.append("wallet.type: paper is for trying things out: no payment is real")
-    if config.gateway is not None and not offered.gateway:
-        found.append("gateway: this version has no HTTP gateway; nothing listens there")
     return found
 
 

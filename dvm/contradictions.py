@@ -40,7 +40,6 @@ class Offered:
     kinds: frozenset[int] | None = None
     wallets: frozenset[str] | None = None
     providers: frozenset[str] | None = None
-    gateway: bool = True
 
 
 ANYTHING = Offered()

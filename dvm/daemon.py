@@ -19,7 +19,7 @@ from dvm.ledger import SqliteStore, StoreError
 from dvm.ledger.examine import exists
 from dvm.ledger.sqlite import FILE
 from dvm.lightning.base import Wallet, WalletError
-from dvm.lightning.registry import WALLETS, make_wallet
+from dvm.lightning.registry import WALLETS, Setup, make_wallet
 from dvm.models import Model, ModelError
 from dvm.models.registry import PROVIDERS, make_model
 from dvm.nostr.addresses import AddressRefused
@@ -33,7 +33,7 @@ from dvm.secrets import Secrets
 
 log = logging.getLogger(__name__)
 
-OFFERED = Offered(kinds=frozenset(KINDS), wallets=frozenset(WALLETS), providers=frozenset(PROVIDERS), gateway=False)
+OFFERED = Offered(kinds=frozenset(KINDS), wallets=frozenset(WALLETS), providers=frozenset(PROVIDERS))
 BEAT_SECONDS = 10.0
 SAME_SIGNAL_SECONDS = 0.5  # within this time, a second signal is the first once more
 FIRST_RELAY_SECONDS = 5.0
@@ -91,14 +91,15 @@ def price_of(config: Config, service: ServiceConfig, model: str) -> Price:
 def build_wallet(config: Config, secrets: Secrets, data: Path) -> Wallet:
     """The wallet, not yet started. Raises ConfigError."""
     try:
-        return make_wallet(
-            config.wallet.type,
+        setup = Setup(
             url=config.wallet.url,
             secret=secrets.wallet,
             data=data,
-            network=None,
-            options={"timeout": config.wallet.timeout_seconds},
+            network=config.wallet.network,
+            timeout=config.wallet.timeout_seconds,
+            tls_cert=config.wallet.tls_cert_file,
         )
+        return make_wallet(config.wallet.type, setup)
     except (WalletError, ValueError) as error:
         raise ConfigError([f"dvm.toml: wallet: {error}"]) from None
 

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationInfo
 
+from dvm.nostr.keys import InvalidKey, parse_pubkey
+
 # Kinds within the range of NIP-90's job requests that other NIPs use for something else.
 NOT_JOBS = frozenset({5128, 5129})
 
@@ -61,6 +63,16 @@ def _lud16(value: str) -> str:
     return value
 
 
+def _npub(value: str) -> str:
+    if not value.startswith("npub1"):
+        raise ValueError("must be a public key: npub1…")
+    try:
+        parse_pubkey(value)
+    except InvalidKey:
+        raise ValueError("must be a public key: npub1…") from None
+    return value
+
+
 def _listen(value: str) -> str:
     host, _, port = value.rpartition(":")
     if not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
@@ -102,6 +114,7 @@ HttpUrl = Annotated[str, AfterValidator(_http)]
 RelayUrl = Annotated[str, AfterValidator(_ws)]
 Picture = Annotated[str, AfterValidator(_picture)]
 LightningAddress = Annotated[str, AfterValidator(_lud16)]
+Npub = Annotated[str, AfterValidator(_npub)]
 Listen = Annotated[str, AfterValidator(_listen)]
 FilePath = Annotated[Path, BeforeValidator(_path)]
 ModelName = Annotated[str, AfterValidator(_model_name)]

@@ -30,7 +30,7 @@ def main(
     where = load_relays(relays)
     secrets = load_secrets(settings, os.environ, file=str(config))
     log.set_up(style, secrets.strings(), level=logging.DEBUG if verbose else logging.INFO)
-    for warning in (*warnings(settings, OFFERED), *secrets.warnings):
+    for warning in (*warnings(settings), *secrets.warnings):
         logging.getLogger("dvm").warning(warning)
 
     async def run() -> None:

@@ -106,7 +106,7 @@ def _load(config: Path, relay_file: Path, environ: Mapping[str, str]) -> _Loaded
         loaded.problem("configuration", str(relay_file), error, MEND)
     if loaded.config is None:
         return loaded
-    found = warnings(loaded.config, OFFERED)
+    found = warnings(loaded.config)
     for text in found:
         loaded.warn("configuration", str(config), text)
     if not found:

@@ -22,6 +22,7 @@ class JobState(StrEnum):
     PAID = "paid"
     WAITING = "waiting"
     RUNNING = "running"
+    SETTLING = "settling"
     DELIVERED = "delivered"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -39,6 +40,14 @@ class LedgerError(Exception):
 
 class ConflictError(LedgerError):
     """The job is no longer in the state that the operation starts from."""
+
+
+class TooLittle(LedgerError):
+    """The account does not hold what is to be paid out; nothing was reserved."""
+
+
+class TooMuch(LedgerError):
+    """More than may be paid out in a day; nothing was reserved."""
 
 
 class StoreError(LedgerError):
@@ -91,7 +100,11 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class PendingPayment:
-    """An invoice that was made for a job (or for a top-up: `job` None), to be watched for."""
+    """An invoice that was made for a job (or for a top-up: `job` None), to be watched for.
+
+    `customer` is whose balance it is if it pays no job. `hold`: a hold invoice, which only our preimage
+    settles. `zap`: the signed zap request (9734) as JSON text, if a zap receipt is ours to publish.
+    """
 
     payment_hash: str
     source: str
@@ -101,6 +114,8 @@ class PendingPayment:
     msat: int
     created_at: int
     expires_at: int
+    hold: bool = False
+    zap: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +190,51 @@ class Deposit:
 
 
 @dataclass(frozen=True, slots=True)
+class Finished:
+    """An answer that is ready and must not be seen before its hold invoice is settled: what `settle` bills
+    and publishes, after whatever crash. `work` is text that the caller makes its receipt from."""
+
+    answer: Publication
+    cost: int
+    used: Metered
+    work: str
+
+
+class PayoutState(StrEnum):
+    """RESERVED: set aside, and perhaps sent. PAID and FAILED are what the wallet said for good; REFUSED
+    never was reserved, and is kept so that the same request is not taken up again."""
+
+    RESERVED = "reserved"
+    PAID = "paid"
+    FAILED = "failed"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Payout:
+    """A payment that leaves: a customer's withdrawal, or (`customer` None) the operator's, out of revenue.
+
+    `id` is the id of the request (64 hex digits). `msat` goes to the payee; up to `fee_limit_msat` more is
+    reserved for routing, of which `fee_msat` was used in the end. `relays` are where its answers go.
+    """
+
+    id: str
+    customer: str | None
+    bolt11: str
+    payment_hash: str
+    msat: int
+    fee_limit_msat: int
+    state: PayoutState
+    created_at: int
+    expires_at: int
+    ended_at: int | None = None
+    fee_msat: int = 0
+    reason: str | None = None
+    scheme: str | None = None
+    relays: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Posting:
     """What a job cost in the end and what went back to the customer, in msat."""
 
@@ -184,10 +244,12 @@ class Posting:
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """A customer's money: `available` admits jobs, `held` stands behind running ones."""
+    """A customer's money: `available` admits jobs, `held` stands behind running ones, `leaving` is reserved
+    for withdrawals that are under way."""
 
     available: int
     held: int
+    leaving: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,17 +299,110 @@ class Store(Protocol):
         ...
 
     async def quote(
-        self, job_id: str, terms: Terms, payment: PendingPayment, publication: Publication, stamp: int
+        self,
+        job_id: str,
+        terms: Terms,
+        payment: PendingPayment | None,
+        publication: Publication,
+        stamp: int,
+        expires_at: int | None = None,
     ) -> None:
-        """received → quoted, with the invoice to watch for and the quote to publish."""
+        """received → quoted, with the invoice to watch for (None: only a zap can pay it, until `expires_at`)
+        and the quote to publish."""
         ...
 
-    async def deposit(self, payment_hash: str, msat: int, at: int, credit: ReceiptMaker) -> Deposit | None:
+    async def expect(self, payment: PendingPayment) -> bool:
+        """Watch for one more payment: a zap, or a top-up. False, with nothing changed, if its hash is known
+        already: whom an invoice credits is fixed when it is first heard of."""
+        ...
+
+    async def pending(self, payment_hash: str) -> PendingPayment | None:
+        """A payment that is or was watched for."""
+        ...
+
+    async def deposit(
+        self,
+        payment_hash: str,
+        msat: int,
+        at: int,
+        credit: ReceiptMaker,
+        publications: Sequence[Publication] = (),
+    ) -> Deposit | None:
         """Credit a payment that our wallet says is settled, once, and open the hold of the job that it pays.
 
         Late, too little, or for a job that is no longer open: it stands on the customer's balance, and
-        `credit` makes the receipt that says so. None: no such payment is expected.
+        `credit` makes the receipt that says so. Should that balance now cover the quote of the job that the
+        payment names, the job is paid out of it. `publications` (a zap receipt) are stored with it if it is
+        fresh. None: no such payment is expected.
         """
+        ...
+
+    # Hold invoices: nothing is deposited before our preimage settles them.
+
+    async def accept(self, payment_hash: str, msat: int) -> Deposit | None:
+        """The HTLCs of a hold invoice are there: quoted → paid, by a promise; no money moves. `paid` False:
+        its job does not need it any more, or it is too little, and the invoice is to be cancelled."""
+        ...
+
+    async def promise(self, job_id: str) -> PendingPayment | None:
+        """The accepted hold invoice that pays a job; None for a job that was paid in another way."""
+        ...
+
+    async def promises(self) -> list[tuple[PendingPayment, JobState]]:
+        """Every accepted hold invoice that is neither settled nor cancelled, with its job's state."""
+        ...
+
+    async def finish(self, job_id: str, finished: Finished, stamp: int) -> None:
+        """running → settling, for a job that is paid by a promise. Nothing is published."""
+        ...
+
+    async def finished(self, job_id: str) -> Finished | None:
+        """What `finish` stored."""
+        ...
+
+    async def settle(self, job_id: str, msat: int, receipt: ReceiptMaker, at: int) -> Posting:
+        """settling → delivered: the wallet confirms that `msat` were settled. Deposit, hold and posting in
+        one transaction with the answer and its receipt, which may now be published."""
+        ...
+
+    async def cancelled_hold(self, payment_hash: str, at: int) -> None:
+        """The wallet confirms that a hold invoice was cancelled or has expired: it is watched no more."""
+        ...
+
+    # Payments that leave.
+
+    async def reserve(self, payout: Payout, *, day_limit: int, publications: Sequence[Publication] = ()) -> bool:
+        """Set `msat` + `fee_limit_msat` aside. False, with nothing changed, if its id or its payment hash is
+        known. `day_limit` (msat, 0: none) bounds what one customer may reserve within 24 hours; the operator's
+        payouts are not bound by it, but by the revenue. Raises TooLittle, TooMuch."""
+        ...
+
+    async def refuse_payout(self, payout: Payout, reason: str) -> None:
+        """Remember that a request was refused, so that it is not taken up when it comes again."""
+        ...
+
+    async def payout(self, payout_id: str) -> Payout | None: ...
+
+    async def payouts(self, states: Collection[PayoutState], limit: int = 10_000) -> list[Payout]:
+        """Oldest first."""
+        ...
+
+    async def paid_out(
+        self,
+        payout_id: str,
+        fee_msat: int,
+        receipt: ReceiptMaker | None,
+        publications: Sequence[Publication],
+        at: int,
+    ) -> bool:
+        """reserved → paid: the wallet says that it has been paid, with this fee. The rest of the reserve
+        returns; what the fee was above its limit is the operator's (`fees`). A customer's withdrawal is a link
+        of the chain: `receipt` gets the payment with a negative amount. False if it was ended before."""
+        ...
+
+    async def not_paid_out(self, payout_id: str, reason: str, publications: Sequence[Publication], at: int) -> bool:
+        """reserved → failed: the wallet says that it never will be paid. All of it returns. False if it was
+        ended before."""
         ...
 
     async def claim(self, job_id: str, lease_until: int, at: int) -> Job:
@@ -276,7 +431,8 @@ class Store(Protocol):
         stamp: int,
         reason: str | None = None,
     ) -> Posting:
-        """running → delivered or cancelled: bill at most the quote, return the rest, store what to publish."""
+        """running → delivered or cancelled: bill at most the quote, return the rest, store what to publish.
+        Raises ConflictError for a job that is paid by a promise: see `finish`."""
         ...
 
     async def void(
@@ -292,8 +448,9 @@ class Store(Protocol):
         stamp: int,
         states: Collection[JobState] = HOLDING,
     ) -> None:
-        """paid, waiting or running (or only those of `states`) → failed or cancelled: the whole hold goes back.
-        A receipt is made only if a payment or usage was involved."""
+        """paid, waiting or running (or only those of `states`, settling too) → failed or cancelled: the whole
+        hold goes back. A receipt is made only if a payment or usage was involved, and money has moved or could
+        have: a job that a promise paid has none, and its hold invoice is to be cancelled."""
         ...
 
     async def close_unpaid(
@@ -348,7 +505,7 @@ class Store(Protocol):
         ...
 
     async def accounts(self) -> dict[str, int]:
-        """Totals in msat: wallet, customers, held, revenue, fees. Their sum is zero."""
+        """Totals in msat: wallet, customers, held, leaving, revenue, fees. Their sum is zero."""
         ...
 
     async def report(self, since: int) -> list[UsageRow]: ...

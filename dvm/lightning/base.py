@@ -8,16 +8,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 
 class InvoiceState(Enum):
-    """What the wallet says of an invoice. Four different things: money.md, case 14.
+    """What the wallet says of an invoice or a payment, which are different things: money.md, case 14.
 
-    Only SETTLED is money. UNKNOWN is "could not be learned", never "not paid".
+    Only SETTLED is money. HELD is a hold invoice whose HTLCs have arrived and wait for us to settle or to
+    cancel. FAILED is for ever: expired, cancelled, or never sent. UNKNOWN is "could not be learned", never
+    "not paid".
     """
 
     SETTLED = "settled"
+    HELD = "held"
     PENDING = "pending"
     FAILED = "failed"
     UNKNOWN = "unknown"
@@ -36,11 +39,14 @@ class Invoice:
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """The wallet's answer about one payment hash. `msat` is what was received, when SETTLED."""
+    """The wallet's answer about one payment hash. `msat` is what was received when SETTLED, what waits when
+    HELD. `blocks_left`: of a HELD invoice, the blocks until its first HTLC times out and the money goes
+    back, None where the wallet does not tell."""
 
     state: InvoiceState
     msat: int = 0
     settled_at: int | None = None
+    blocks_left: int | None = None
 
 
 UNKNOWN = Lookup(InvoiceState.UNKNOWN)
@@ -48,11 +54,14 @@ UNKNOWN = Lookup(InvoiceState.UNKNOWN)
 
 @dataclass(frozen=True, slots=True)
 class Payment:
-    """An outgoing payment's outcome. UNKNOWN means that it may still succeed: nothing is paid again."""
+    """An outgoing payment's outcome. SETTLED and FAILED are definite. PENDING (under way) and UNKNOWN mean
+    that it may still succeed: nothing is paid again. `known` is False where the wallet answers and has never
+    heard of such a payment, which is no proof yet: our request may still be on its way to it."""
 
     state: InvoiceState
     fee_msat: int = 0
     preimage: str | None = None
+    known: bool = True
 
     def __repr__(self) -> str:  # a preimage proves payment: it belongs in no log
         return f"Payment({self.state.name}, fee_msat={self.fee_msat})"
@@ -70,12 +79,14 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class WalletInfo:
-    """For `dvm doctor` and the log: the wallet's alias, network and (if it tells) spendable msat."""
+    """For `dvm doctor`, the watchdog and the log: the wallet's alias and network and, if it tells, the msat
+    that it can spend, and those that it can still receive (its inbound liquidity)."""
 
     alias: str
     network: str
     balance_msat: int | None
     capabilities: Capabilities
+    receivable_msat: int | None = None
 
 
 WalletErrorCode = Literal[
@@ -148,10 +159,56 @@ class Wallet(Protocol):
         """Payment hashes that the wallet reports as settled, for as long as it is open: hints only.
 
         They may be lies, duplicates, or concern payments that are not ours; `lookup` is the proof. A
-        wallet without push yields what its own batched poll finds.
+        wallet without push yields what its own batched poll finds. A wallet whose stream can be resumed
+        keeps its place in the data directory (`dvm.lightning.places`) and, after a restart, goes on there.
         """
         ...
 
     async def pay(self, bolt11: str, *, fee_limit_msat: int) -> Payment:
-        """Pay an invoice. A time-out is UNKNOWN, not FAILED. Raises WalletError before anything left."""
+        """Pay an invoice, with routing fees of at most `fee_limit_msat` where the wallet can limit them.
+
+        A time-out is UNKNOWN, not FAILED. Raises WalletError before anything left: after that, nothing was
+        and will be paid by this call. Calling it again with the same invoice never pays twice.
+        """
+        ...
+
+    async def payment(self, payment_hash: str) -> Payment:
+        """What became of an outgoing payment. Raises nothing: a wallet that cannot be asked is UNKNOWN.
+
+        FAILED only if the wallet knows the payment and says that it has failed for good.
+        """
+        ...
+
+
+@runtime_checkable
+class HoldWallet(Wallet, Protocol):
+    """A wallet with hold invoices: paid by HTLCs that wait until we reveal the preimage, or refuse them.
+
+    A wallet whose class has these methods may still lack them (`Capabilities.hold` of `info` tells): then
+    they raise WalletError `unsupported`. `settlements` reports an accepted hold invoice as well as a settled
+    one; `lookup` tells which it is.
+    """
+
+    async def create_hold_invoice(
+        self,
+        msat: int,
+        *,
+        payment_hash: str,
+        description: str | None = None,
+        description_hash: str | None = None,
+        expiry: int,
+    ) -> Invoice:
+        """As `create_invoice`, over the hash of a preimage that we alone know. Raises WalletError."""
+        ...
+
+    async def settle_hold(self, preimage: str) -> None:
+        """Take the money of an accepted hold invoice. Settling what is settled is no error.
+
+        Raises WalletError; whether it is settled after all is told by `lookup`.
+        """
+        ...
+
+    async def cancel_hold(self, payment_hash: str) -> None:
+        """Send the money of a hold invoice back, or close it before any has come. Cancelling what is
+        cancelled, or has expired, is no error; what is settled raises WalletError `failed`."""
         ...

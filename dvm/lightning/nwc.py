@@ -28,6 +28,7 @@ from dvm.lightning.hints import Hints
 from dvm.lightning.nip47 import Connection, InvalidAnswer, InvalidConnection, Transaction
 from dvm.lightning.nwc_client import NotSent, NwcClient, Options
 from dvm.lightning.nwc_sweep import Sweep
+from dvm.lightning.registry import Setup
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,13 @@ class NwcWallet:
         self._told: dict[str, None] = {}
         self._open: dict[str, Invoice] = {}  # made here and not yet seen settled: what a poll asks about
         self._poll: asyncio.Task[None] | None = None
+
+    @classmethod
+    def from_setup(cls, setup: Setup) -> NwcWallet:
+        """As `[wallet]` configures it. Raises WalletError."""
+        if setup.secret is None:
+            raise WalletError("unauthorized", "the wallet connection is missing: a nostr+walletconnect:// URI")
+        return cls(setup.secret, network=setup.network, options=Options(timeout=setup.timeout))
 
     async def start(self) -> None:
         if self._poll is None:

@@ -23,6 +23,7 @@ from dvm.lightning.base import (
 from dvm.lightning.checks import check_asked
 from dvm.lightning.hints import Hints
 from dvm.lightning.paper_node import ALIAS, NETWORK, SOCKET, PaperInvoice, PaperNode, Refused
+from dvm.lightning.registry import Setup
 
 __all__ = ["SOCKET", "Faults", "PaperInvoice", "PaperNode", "PaperWallet", "Refused"]
 
@@ -52,6 +53,13 @@ class PaperWallet:
         self._owns = owns
         self._listen = listen
         self._hints = Hints()
+
+    @classmethod
+    def from_setup(cls, setup: Setup) -> PaperWallet:
+        """As `[wallet]` configures it. Raises WalletError."""
+        if setup.network not in (None, NETWORK):
+            raise WalletError("failed", f"the paper wallet's invoices are for {NETWORK}, not for {setup.network}")
+        return cls(PaperNode(setup.data), owns=True, listen=True)
 
     async def start(self) -> None:
         await self.node.start()

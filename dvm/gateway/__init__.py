@@ -1,0 +1,1 @@
+"""The HTTP side: Lightning address and zaps, NIP-05, health and metrics."""

@@ -1,0 +1,190 @@
+"""HTTP to a wallet's REST interface: one client, bounded answers, every failure a WalletError.
+
+The address is the operator's own, so private addresses are allowed; redirects are not followed, since they
+would carry the key elsewhere.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import httpx
+import orjson
+
+from dvm.lightning.base import WalletError, WalletErrorCode
+
+MAX_ANSWER = 8 << 20  # bytes; a page of a thousand invoices is about one
+_SAID_CHARS = 200
+
+_STATUS: Mapping[int, WalletErrorCode] = {401: "unauthorized", 403: "restricted", 404: "not_found", 429: "rate_limited"}
+
+
+class NotSent(WalletError):
+    """`unreachable`, and certain that nothing has reached the wallet: no connection was made."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__("unreachable", text)
+
+
+class Refused(WalletError):
+    """The wallet answered with an HTTP error; `status` is its number, `body` its JSON, or {}."""
+
+    def __init__(self, code: WalletErrorCode, text: str, status: int, body: Any) -> None:
+        super().__init__(code, text)
+        self.status = status
+        self.body = body if isinstance(body, dict) else {}
+
+
+class Rest:
+    """JSON over HTTP. `secret` headers or credentials go with each request and into no error."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        auth: httpx.BasicAuth | None = None,
+        tls_cert: Path | None = None,
+        timeout: float = 30.0,
+    ) -> None:
+        """`tls_cert`: the PEM file of a node's own certificate, which is then trusted and checked as such.
+
+        Raises WalletError for a certificate that cannot be read.
+        """
+        self.url = url.rstrip("/")
+        self._timeout = timeout
+        self._client = httpx.AsyncClient(
+            base_url=self.url,
+            headers=dict(headers or {}),
+            auth=auth,
+            verify=_context(tls_cert),
+            timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0)),
+            follow_redirects=False,
+            trust_env=False,
+            limits=httpx.Limits(max_connections=40, max_keepalive_connections=16),
+        )
+
+    async def close(self) -> None:
+        """Safe to call twice."""
+        await self._client.aclose()
+
+    async def get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
+        return await self.call("GET", path, params=params)
+
+    async def post(self, path: str, json: Any = None, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109
+        return await self.call("POST", path, json=json, timeout=timeout)
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        data: Mapping[str, str] | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> Any:
+        """The JSON that the wallet answers. Raises WalletError: NotSent where nothing left, any other
+        `unreachable` and `untrustworthy` (a 200 that is no JSON) where it may have been done all the same,
+        Refused for an HTTP error."""
+        async with self.stream(method, path, params=params, json=json, data=data, timeout=timeout) as response:
+            return await _json(response)
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        data: Mapping[str, str] | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+        endless: bool = False,
+    ) -> AsyncIterator[httpx.Response]:
+        """An answer that is read as it comes, with a status of success. `endless`: one that may be silent for
+        as long as it likes. Raises as `call`."""
+        seconds = timeout or self._timeout
+        wait = httpx.Timeout(seconds, connect=min(seconds, 10.0), read=None if endless else seconds)
+        try:
+            async with self._client.stream(method, path, params=params, json=json, data=data, timeout=wait) as response:
+                if not response.is_success:
+                    await _refuse(response, method, path)
+                yield response
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise NotSent(f"{self.url}: {_connecting(error)}") from None
+        except httpx.TimeoutException:
+            raise WalletError("unreachable", f"{self.url}: no answer within {seconds:g} s") from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise WalletError("unreachable", f"{self.url}: {type(error).__name__}") from None
+        except RuntimeError as error:  # httpx says so of a client that was closed
+            if not self._client.is_closed:
+                raise
+            raise NotSent("the wallet was closed") from error
+
+
+async def _json(response: httpx.Response) -> Any:
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > MAX_ANSWER:
+            raise WalletError("untrustworthy", f"an answer of more than {MAX_ANSWER} bytes")
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        what = response.headers.get("content-type", "no type")[:60]
+        raise WalletError(
+            "untrustworthy", f"an answer that is no JSON ({what}): is this the wallet's address?"
+        ) from None
+
+
+async def _refuse(response: httpx.Response, method: str, path: str) -> NoReturn:
+    status = response.status_code
+    code: WalletErrorCode = _STATUS.get(status, "failed")
+    if status in (502, 503, 504):  # a proxy's word, not the wallet's
+        code = "unreachable"
+    try:
+        body = await _json(response)
+    except WalletError:
+        body = None
+    raise Refused(code, f"{method} {path.partition('?')[0]}: {status} {said(body)}".rstrip(), status, body)
+
+
+def said(body: Any) -> str:
+    """What an error's JSON says, for people: cut, and on one line."""
+    if isinstance(body, dict):
+        for key in ("message", "detail", "error", "reason"):
+            if isinstance(body.get(key), str):
+                return clean(body[key])
+            if isinstance(body.get(key), dict):
+                return said(body[key])
+    return ""
+
+
+def clean(text: str) -> str:
+    """A stranger's words on one line of bounded length."""
+    return "".join(c if c.isprintable() else " " for c in text[:_SAID_CHARS])
+
+
+def _connecting(error: Exception) -> str:
+    text = str(error)
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return (
+            "its certificate cannot be verified: set wallet.tls_cert_file to the node's own (tls.cert of lnd, "
+            "ca.pem of clnrest), and use a host name that stands in it"
+        )
+    return "no connection: is it running, and is wallet.url its address?"
+
+
+def _context(tls_cert: Path | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if tls_cert is not None:
+        try:
+            context = ssl.create_default_context(cafile=str(tls_cert))
+        except (OSError, ssl.SSLError) as error:
+            raise WalletError("failed", f"wallet.tls_cert_file: cannot be read: {type(error).__name__}") from None
+    return context
