@@ -23,11 +23,14 @@ SETTLED, PENDING, FAILED, UNKNOWN = (
 
 @dataclass
 class Bench:
-    """A started wallet, and the customer's: who pays an invoice, and asks for a payment of `msat`."""
+    """A started wallet, and the customer's: who pays an invoice, and asks for a payment of `msat`.
+
+    `tells_strange`: the wallet says so when it has never heard of a payment."""
 
     wallet: Wallet
     pay: Callable[[str], Awaitable[object]]
     invoice: Callable[[int], Awaitable[str]]
+    tells_strange: bool = True
 
 
 class WalletContract:
@@ -94,6 +97,24 @@ class WalletContract:
         assert before is not None
         assert after is not None
         assert before - after == 5_000 + payment.fee_msat
+
+    async def test_a_payment_can_be_asked_about_afterwards(self, bench: Bench) -> None:
+        bolt11 = await bench.invoice(6_000)
+        payment_hash = decode(bolt11).payment_hash
+        strange = await bench.wallet.payment(payment_hash)
+        assert strange.state not in (SETTLED, FAILED)  # "never heard of it" is not "it has failed"
+        assert not (bench.tells_strange and strange.known)
+        paid = await bench.wallet.pay(bolt11, fee_limit_msat=1_000)
+        found = await bench.wallet.payment(payment_hash)
+        assert (found.state, found.known, found.fee_msat) == (SETTLED, True, paid.fee_msat)
+        if found.preimage is not None:
+            assert sha256(bytes.fromhex(found.preimage)).hexdigest() == payment_hash
+
+    async def test_what_was_received_is_no_payment(self, bench: Bench) -> None:
+        invoice = await bench.wallet.create_invoice(21_000, description="a job", expiry=600)
+        assert (await bench.wallet.payment(invoice.payment_hash)).state not in (SETTLED, FAILED)
+        await bench.pay(invoice.bolt11)
+        assert (await bench.wallet.payment(invoice.payment_hash)).state not in (SETTLED, FAILED)
 
     async def test_what_is_no_invoice_is_not_paid(self, bench: Bench) -> None:
         for nonsense in ("", "lnbcrt1", "not an invoice", "lnbc1" + "q" * 9_000):
