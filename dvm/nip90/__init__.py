@@ -1,5 +1,23 @@
 """NIP-90 on both ends: requests, feedback, results, receipts, announcements. Events ⇄ dataclasses, no I/O."""
 
+from dvm.nip90.account import (
+    AccountRequest,
+    Addressee,
+    InvalidAccountRequest,
+    account_request_draft,
+    addressee,
+    is_lightning_address,
+    parse_account_request,
+)
+from dvm.nip90.account_answers import (
+    AccountAnswer,
+    InvalidAccountAnswer,
+    StatedBalance,
+    StatedEntry,
+    Withdrawal,
+    make_account_answer,
+    parse_account_answer,
+)
 from dvm.nip90.announce import (
     Announcement,
     InvalidAnnouncement,
@@ -45,6 +63,8 @@ from dvm.nip90.requests import (
 )
 from dvm.nip90.verify import verify_chain, verify_receipt
 from dvm.nip90.wire import (
+    ACCOUNT_ANSWER,
+    ACCOUNT_REQUEST,
     ANNOUNCEMENT,
     DELETION,
     FEEDBACK,
@@ -56,6 +76,8 @@ from dvm.nip90.wire import (
 )
 
 __all__ = [
+    "ACCOUNT_ANSWER",
+    "ACCOUNT_REQUEST",
     "ANNOUNCEMENT",
     "DELETION",
     "FEEDBACK",
@@ -65,6 +87,9 @@ __all__ = [
     "RELAY_LIST",
     "TEXT_KINDS",
     "TO_RESULT",
+    "AccountAnswer",
+    "AccountRequest",
+    "Addressee",
     "Announcement",
     "Answer",
     "AnswerTooLarge",
@@ -74,6 +99,8 @@ __all__ = [
     "Finish",
     "Input",
     "InputType",
+    "InvalidAccountAnswer",
+    "InvalidAccountRequest",
     "InvalidAnnouncement",
     "InvalidAnswer",
     "InvalidReceipt",
@@ -85,8 +112,13 @@ __all__ = [
     "Receipt",
     "RelayUse",
     "Result",
+    "StatedBalance",
+    "StatedEntry",
     "Untimely",
+    "Withdrawal",
     "Work",
+    "account_request_draft",
+    "addressee",
     "announcement_draft",
     "cancel_draft",
     "cost_msat",
@@ -96,9 +128,13 @@ __all__ = [
     "is_answer_to",
     "is_encrypted",
     "is_for",
+    "is_lightning_address",
+    "make_account_answer",
     "make_receipt",
     "named",
     "next_second",
+    "parse_account_answer",
+    "parse_account_request",
     "parse_announcement",
     "parse_answer",
     "parse_deletion",

@@ -212,10 +212,10 @@ class Answers:
         """How many bytes the content takes within the event; infinite where it cannot be encrypted."""
         if self.scheme is None:
             return len(orjson.dumps(_utf8(content))) - 2  # less its quotes, which an empty one has too
-        return _payload_length(self.scheme, len(_utf8(content).encode()))
+        return payload_length(self.scheme, len(_utf8(content).encode()))
 
 
-def _payload_length(scheme: Scheme, size: int) -> float:
+def payload_length(scheme: Scheme, size: int) -> float:
     """The characters of the payload that carries `size` bytes of text; infinite if none can."""
     if scheme == "nip04":
         padded = size // 16 * 16 + 16
