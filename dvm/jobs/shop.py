@@ -22,7 +22,12 @@ REMEMBERED_CHARS = 8192  # of each at most: a thousand of the largest would be 2
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Bounds of the engine; times in seconds, a count of 0 is no limit (`[limits]` of dvm.toml)."""
+    """Bounds of the engine; times in seconds, a count of 0 is no limit (`[limits]` of dvm.toml).
+
+    The fee limit of a payment that leaves is the larger one of `fee_msat` and `fee_ppm` millionths of it;
+    `payout_seconds` is how long one request to pay may take; `operator` the public key (hex) that is told of
+    trouble.
+    """
 
     prompt_tokens: int = 100_000
     concurrency: int = 32
@@ -41,6 +46,17 @@ class Settings:
     invoice_patience: float = 60
     retry_seconds: float = 1.0
     refusals_per_minute: int = 60
+    account_requests_per_minute: int = 30
+    payouts_enabled: bool = True
+    payout_min_msat: int = 10_000
+    payout_day_msat: int = 100_000_000
+    payout_seconds: float = 90
+    fee_msat: int = 5_000
+    fee_ppm: int = 10_000
+    watchdog_seconds: float = 60
+    operator: str | None = None
+    hold: bool = False
+    hold_margin_blocks: int = 3
 
 
 @dataclass(slots=True)
