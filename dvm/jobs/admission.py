@@ -11,17 +11,29 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from throttled import RateLimiterType, Throttled, rate_limiter
-from throttled.store import MemoryStore
+from throttled.store import BaseStore, MemoryStore
 
 from dvm.nostr.event import Event
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a job is not taken: a code for programs, a text for people (docs/events.md lists the codes)."""
+    """Why a job is not taken: a code for programs, a text for people (docs/events.md lists the codes).
+
+    `prepaid`: it is about new quotes only; a job that its customer's balance covers is taken all the same.
+    """
 
     code: str
     text: str
+    prepaid: bool = False
+
+
+class RefusedError(Exception):
+    """The job is not taken."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(f"{code}: {text}")
+        self.refusal = Refusal(code, text)
 
 
 class Book(Protocol):
@@ -35,20 +47,20 @@ Policy = Callable[[Event, Book], Refusal | None]
 
 
 def first_refusal(policies: Sequence[Policy], request: Event, book: Book) -> Refusal | None:
-    """The first policy's reason that applies."""
+    """The first policy's reason that applies; one that a balance overrules only if there is no other."""
+    overruled: Refusal | None = None
     for policy in policies:
         if refusal := policy(request, book):
-            return refusal
-    return None
+            if not refusal.prepaid:
+                return refusal
+            overruled = overruled or refusal
+    return overruled
 
 
-def jobs_per_minute(limit: int) -> Policy:
-    """A token bucket for each customer, holding a minute's worth of jobs."""
-    bucket = Throttled(
-        using=RateLimiterType.TOKEN_BUCKET.value,
-        quota=rate_limiter.per_min(limit, burst=limit),
-        store=MemoryStore(options={"MAX_SIZE": 100_000}),
-    )
+def jobs_per_minute(limit: int, store: BaseStore | None = None) -> Policy:
+    """A token bucket for each customer, holding a minute's worth of jobs. `store` is where the buckets are:
+    here by default, or where several daemons share them (throttled's RedisStore)."""
+    bucket = _bucket(limit, store)
 
     def policy(request: Event, _book: Book) -> Refusal | None:
         if bucket.limit(request.pubkey).limited:
@@ -56,6 +68,26 @@ def jobs_per_minute(limit: int) -> Policy:
         return None
 
     return policy
+
+
+def jobs_per_minute_total(limit: int, store: BaseStore | None = None) -> Policy:
+    """One token bucket for all: keys cost nothing, so a bucket for each of them bounds nobody."""
+    bucket = _bucket(limit, store)
+
+    def policy(_request: Event, _book: Book) -> Refusal | None:
+        if bucket.limit("all").limited:
+            return Refusal("busy", "too many jobs are asked for at the moment: try again in a minute")
+        return None
+
+    return policy
+
+
+def _bucket(limit: int, store: BaseStore | None) -> Throttled:
+    return Throttled(
+        using=RateLimiterType.TOKEN_BUCKET.value,
+        quota=rate_limiter.per_min(limit, burst=limit),
+        store=store or MemoryStore(options={"MAX_SIZE": 100_000}),
+    )
 
 
 def open_quotes(limit: int) -> Policy:
@@ -74,13 +106,13 @@ def open_quotes_total(limit: int) -> Policy:
 
     def policy(_request: Event, book: Book) -> Refusal | None:
         if book.open_quotes_total() >= limit:
-            return Refusal("busy", "too many quotes are unpaid at the moment: try again later")
+            return Refusal("busy", "too many quotes are unpaid at the moment: try again later", prepaid=True)
         return None
 
     return policy
 
 
-def standard_policies(*, per_minute: int, quotes: int, quotes_total: int) -> list[Policy]:
+def standard_policies(*, per_minute: int, quotes: int, quotes_total: int, per_minute_total: int = 0) -> list[Policy]:
     """The policies of `[limits]`; 0 is no limit."""
     policies: list[Policy] = []
     if quotes:
@@ -89,4 +121,6 @@ def standard_policies(*, per_minute: int, quotes: int, quotes_total: int) -> lis
         policies.append(open_quotes_total(quotes_total))
     if per_minute:
         policies.append(jobs_per_minute(per_minute))
+    if per_minute_total:  # last: what is refused for another reason takes no place
+        policies.append(jobs_per_minute_total(per_minute_total))
     return policies

@@ -6,8 +6,10 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from dvm.jobs.endings import Endings
 from dvm.jobs.intake import MAX_DELETIONS, Intake
 from dvm.jobs.outbox import Outbox
+from dvm.jobs.promises import Promises
 from dvm.jobs.runner import Runner
 from dvm.jobs.settlements import Settlements
 from dvm.jobs.shop import Shop
@@ -29,8 +31,11 @@ class Engine:
     def __init__(self, shop: Shop) -> None:
         self._shop = shop
         self.outbox = Outbox(shop)
-        self.runner = Runner(shop, self.outbox)
         self.settlements = Settlements(shop, self.outbox, self._paid, self._expired)
+        endings = Endings(shop, self.outbox)
+        self.promises = Promises(shop, endings, self._paid, self.settlements.credit)
+        self.runner = Runner(shop, self.outbox, endings, self.promises)
+        self.settlements.promises, self.promises.runs = self.promises, self.runner
         self.intake = Intake(shop, self.outbox, self.settlements, self.runner.start)
         self._subscriptions: list[Subscription] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -39,11 +44,13 @@ class Engine:
     async def start(self) -> None:
         """Take up what the last run left, then listen."""
         await self.settlements.load()
+        await self.promises.load()
         await self._recover()
         for work in (
             self.outbox.run,
             self.settlements.watch,
             self.settlements.sweep,
+            self.promises.run,
             self.runner.keep_leases,
             self.runner.reclaim,
             self.intake.reclaim,
@@ -88,6 +95,7 @@ class Engine:
         await asyncio.gather(*self._background, return_exceptions=True)
         await self.settlements.close()
         await self.runner.close()
+        await self.promises.flush(self._shop.settings.publish_seconds)
         await self.outbox.flush(self._shop.settings.publish_seconds)
 
     def _paid(self, job_id: str, customer: str) -> None:

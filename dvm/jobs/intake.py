@@ -8,16 +8,16 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 
-from dvm.jobs.admission import Refusal, first_refusal
+from dvm.jobs.admission import Refusal, RefusedError, first_refusal
 from dvm.jobs.clockwatch import ClockWatch
+from dvm.jobs.invoicing import Invoicing
 from dvm.jobs.outbox import Outbox
 from dvm.jobs.services import Ask, Service
 from dvm.jobs.settlements import Settlements
 from dvm.jobs.shop import Shop, publication
 from dvm.jobs.transitions import AskedAgain, Covered, Deleted, Effect, Priced, Refused, step
-from dvm.jobs.trouble import ModelTrouble, Trouble
-from dvm.ledger import ConflictError, Job, JobState, LedgerError, PendingPayment, Publication, Terms
-from dvm.lightning.base import Invoice, WalletError
+from dvm.jobs.trouble import ModelTrouble
+from dvm.ledger import ConflictError, Job, JobState, LedgerError, Publication, Terms
 from dvm.models import ModelError, estimate_tokens
 from dvm.nip90 import (
     InvalidRequest,
@@ -40,15 +40,7 @@ REPEAT_SECONDS = 60  # between two repetitions of one job's answers
 # After a start the relays send what they have stored; a request that we have answered is then no new wish.
 ECHO_SECONDS = 30
 MAX_DELETIONS = 20  # of one kind 5 event
-DESCRIPTION = "NIP-90 job {}"
-
-
-class RefusedError(Exception):
-    """The job is not taken."""
-
-    def __init__(self, code: str, text: str) -> None:
-        super().__init__(f"{code}: {text}")
-        self.refusal = Refusal(code, text)
+_REST = "what is not used stays on your balance"
 
 
 class Intake:
@@ -66,21 +58,8 @@ class Intake:
         self._started = shop.now()
         self._repeated: dict[str, int] = {}
         self._unfinished: set[str] = set()  # received, and then the store failed
-        self._waiting: set[asyncio.Task[None]] = set()  # for an invoice, and for nothing else
-        self._closing = False
+        self._invoicing = Invoicing(shop)
         self._clock = ClockWatch(shop.now)
-        self._wallet_away = Trouble(
-            log,
-            logging.WARNING,
-            "the wallet does not answer; trying again: see `dvm doctor`",
-            "the wallet answers again",
-        )
-        self._wallet_fails = Trouble(
-            log,
-            logging.ERROR,
-            "the wallet makes no invoices, so jobs are refused: see `dvm doctor`",
-            "the wallet makes invoices again",
-        )
         self._counting = {
             name: ModelTrouble(
                 log,
@@ -127,7 +106,9 @@ class Intake:
         if event.created_at <= self._started and await shop.store.job(event.id) is not None:
             await self._known(event)
             return
-        if refusal := first_refusal(shop.policies, event, self):
+        refusal = first_refusal(shop.policies, event, self)
+        # The balance is asked for only where it can overrule: a flood of strangers must not cost a query each.
+        if refusal and not (refusal.prepaid and (await shop.store.balance(event.pubkey)).available):
             self._say_no(event, refusal, relay)
             return
         # Counted from here on: of a thousand requests at once, not each is the customer's first.
@@ -138,7 +119,7 @@ class Intake:
                 Job(event.id, event.pubkey, event.kind, JobState.RECEIVED, event.to_json(), shop.now(), 0)
             )
             if opened.known is None:
-                quoted = await self._prepare(event, relay, opened.available)
+                quoted = await self._prepare(event, relay, opened.available, refusal)
             else:
                 await self._known(event)
         finally:
@@ -176,21 +157,21 @@ class Intake:
 
     def close(self) -> None:
         """Wait for no invoice any more: those jobs are unpaid, and stay as received for the next start."""
-        self._closing = True
-        for task in self._waiting:
-            task.cancel()
+        self._invoicing.close()
 
-    async def _prepare(self, event: Event, relay: str, available: int) -> bool:
-        """Whether the job is now quoted."""
+    async def _prepare(self, event: Event, relay: str, available: int, no_quote: Refusal | None = None) -> bool:
+        """Whether the job is now quoted. `no_quote`: why it may only be paid out of the balance."""
         request: JobRequest | None = None
         try:
             request = self._shop.read(event)
-            service, ask, terms = await self._terms(request)
+            service, terms = await self._terms(request)
             if terms.msat <= available and await self._shop.store.hold(event.id, terms, self._shop.now()):
                 if Effect.RUN in step(JobState.RECEIVED, Covered()).effects:
                     self._run(event.id)
                 return False
-            await self._quote(request, service, ask, terms, relay)
+            if no_quote is not None:
+                raise RefusedError(no_quote.code, no_quote.text)
+            await self._quote(request, service, terms, relay)
         except (InvalidRequest, RefusedError) as error:
             refusal = error.refusal if isinstance(error, RefusedError) else Refusal(error.code, error.text)
             await self._refuse(event, request, refusal, relay)
@@ -262,7 +243,7 @@ class Intake:
 
     # Terms
 
-    async def _terms(self, request: JobRequest) -> tuple[Service, Ask, Terms]:
+    async def _terms(self, request: JobRequest) -> tuple[Service, Terms]:
         service = self._shop.services.get(request.kind)
         if service is None:  # the operator has changed what is sold since it came
             raise RefusedError("unavailable", f"jobs of kind {request.kind} are not taken any more")
@@ -275,7 +256,7 @@ class Intake:
         most = min(ask.max_tokens or model.max_output_tokens, model.max_output_tokens)
         priced = self._price(service, name, tokens, most, request)
         price = json.dumps(price_to_json(priced.price))
-        return service, ask, Terms(name, price, tokens, priced.max_output_tokens, priced.msat)
+        return service, Terms(name, price, tokens, priced.max_output_tokens, priced.msat)
 
     async def _count(self, name: str, ask: Ask) -> int:
         model = self._shop.models[name]
@@ -304,63 +285,29 @@ class Intake:
 
     # Answers
 
-    async def _quote(self, request: JobRequest, service: Service, ask: Ask, terms: Terms, relay: str) -> None:
+    async def _quote(self, request: JobRequest, service: Service, terms: Terms, relay: str) -> None:
         shop = self._shop
-        task = asyncio.current_task()
-        if self._closing or task is None:
-            raise asyncio.CancelledError
-        self._waiting.add(task)
-        try:
-            invoice = await self._invoice(request, terms.msat)
-        finally:
-            self._waiting.discard(task)
+        zaps = shop.zaps.quote if shop.zaps else "invoice"
+        payment = None if zaps == "zap" else await self._invoicing.invoice(request, terms.msat)
         stamp = next_second(shop.now(), None)
         sats = terms.msat // MSAT
         what = f"{service.name or service.kind.name} by {terms.model}"
-        text = f"{what}: at most {sats} sats, what is not used stays on your balance"
-        event = shop.answers(request, relay).payment_required(terms.msat, invoice.bolt11, text, stamp)
-        said = publication(event, "quote", request.relays)
-        payment = PendingPayment(
-            invoice.payment_hash,
-            "bolt11",
-            request.customer,
-            request.id,
-            invoice.bolt11,
-            invoice.msat,
-            invoice.created_at,
-            shop.now() + shop.settings.quote_seconds,
+        rest = "you are charged once the answer is there" if payment and payment.hold else _REST
+        event = shop.answers(request, relay).payment_required(
+            terms.msat,
+            payment.bolt11 if payment else None,
+            f"{what}: at most {sats} sats, {rest}",
+            stamp,
+            zap=None if zaps == "invoice" else relay,
         )
+        said = publication(event, "quote", request.relays)
         following = step(JobState.RECEIVED, Priced())
         # Watched for before anyone can know the invoice, so that no payment is ever unexpected.
-        self._settlements.expect(payment)
-        await shop.store.quote(request.id, terms, payment, said, stamp)
+        if payment is not None:
+            self._settlements.expect(payment, request)
+        await shop.store.quote(request.id, terms, payment, said, stamp, shop.now() + shop.settings.quote_seconds)
         if Effect.QUOTE in following.effects:
             self._outbox.send((said,))
-
-    async def _invoice(self, request: JobRequest, msat: int) -> Invoice:
-        """An invoice; a wallet that is away for a moment is waited for. Raises RefusedError."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self._shop.settings.invoice_patience
-        pause = 0.5
-        while True:
-            try:
-                invoice = await self._shop.wallet.create_invoice(
-                    msat,
-                    description=DESCRIPTION.format(request.id[:16]),
-                    expiry=self._shop.settings.quote_seconds,
-                )
-            except WalletError as error:
-                passing = error.code in ("unreachable", "rate_limited")
-                if not passing or loop.time() + pause > until:
-                    self._wallet_fails.failing(job=request.id, error=str(error))
-                    raise RefusedError("payment-unavailable", "no invoice can be made at the moment") from error
-                self._wallet_away.failing(job=request.id, error=str(error))
-            else:
-                self._wallet_away.fine()
-                self._wallet_fails.fine()
-                return invoice
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 10.0)
 
     async def _refuse(self, event: Event, request: JobRequest | None, refusal: Refusal, relay: str) -> None:
         """End a received job; its author hears why if the job names us."""

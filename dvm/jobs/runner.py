@@ -5,31 +5,33 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from contextlib import suppress
 
+from dvm.jobs.endings import Endings
 from dvm.jobs.outbox import Outbox
-from dvm.jobs.running import Run, metered, prices_of, sane
-from dvm.jobs.shop import Shop, publication
-from dvm.jobs.transitions import Answered, Broke, Deleted, Effect, Restarted, ShutDown, Step, Stopped, UsedUp, step
+from dvm.jobs.promises import Promises
+from dvm.jobs.running import Run, sane
+from dvm.jobs.shop import Shop
+from dvm.jobs.transitions import (
+    Answered,
+    Broke,
+    Deleted,
+    Deserted,
+    Effect,
+    Restarted,
+    ShutDown,
+    Step,
+    Stopped,
+    UsedUp,
+    step,
+)
 from dvm.jobs.trouble import ModelTrouble
-from dvm.ledger import ConflictError, Job, JobState, LedgerError, Link, Publication, ReceiptMaker
+from dvm.ledger import ConflictError, Job, JobState, LedgerError
 from dvm.ledger.base import HOLDING
 from dvm.models import ModelError, Usage
-from dvm.nip90 import (
-    Answers,
-    AnswerTooLarge,
-    Finish,
-    InvalidRequest,
-    JobRequest,
-    Work,
-    input_sha256,
-    make_receipt,
-    next_second,
-    text_sha256,
-)
+from dvm.nip90 import AnswerTooLarge, InvalidRequest
 from dvm.nostr.encryption import EncryptError
-from dvm.nostr.event import Event
 from dvm.pricing import price_from_json
 
 log = logging.getLogger(__name__)
@@ -43,14 +45,17 @@ _SAID = {
     "empty": ("no-answer", "the model gave no answer within the tokens that it was allowed"),
 }
 _UNAVAILABLE = ("unavailable", "the model could not be used")
+_LOST = ("payment-lost", "the payment was withdrawn before the answer was there")
 
 
 class Runner:
     """Runs jobs whose hold is open; every run ends in exactly one of posted, voided, or given back."""
 
-    def __init__(self, shop: Shop, outbox: Outbox) -> None:
+    def __init__(self, shop: Shop, outbox: Outbox, endings: Endings, promises: Promises) -> None:
         self._shop = shop
         self._outbox = outbox
+        self._endings = endings
+        self._promises = promises
         limit = shop.settings.concurrency
         self._places = asyncio.Semaphore(limit) if limit else None
         self._runs: dict[str, Run] = {}
@@ -88,7 +93,8 @@ class Runner:
             if Effect.VOID in step(job.state, Deleted()).effects:
                 try:
                     # Not while it runs: it would go on, and tell its customer for nothing what it finds.
-                    await self.give_up(job, "cancelled", "", to=JobState.CANCELLED, states=HOLDING - {JobState.RUNNING})
+                    states = HOLDING - {JobState.RUNNING}
+                    await self._give_up(job, "cancelled", "", to=JobState.CANCELLED, states=states)
                 except ConflictError:
                     log.debug("a job was claimed while it was cancelled", extra={"job": job_id})
                 else:
@@ -98,6 +104,11 @@ class Runner:
         run = self._runs.get(job_id)
         if run is not None and run.job.customer == author and Effect.STOP in step(JobState.RUNNING, Deleted()).effects:
             run.stop("cancelled")
+
+    def desert(self, job_id: str) -> None:
+        """The promise that pays for a job is lost: stop the model, if it runs."""
+        if (run := self._runs.get(job_id)) is not None:
+            run.stop("deserted")
 
     async def keep_leases(self) -> None:
         """Renew the lease of everything that runs (money.md, case 2); until cancelled."""
@@ -132,7 +143,7 @@ class Runner:
         """Go on with a job that the rows show as paid or running, and on which nobody works."""
         following = step(job.state, Restarted(attempts_left=job.attempts < self._shop.settings.attempts))
         if Effect.VOID in following.effects:
-            await self.give_up(job, "interrupted", "the work was interrupted too often")
+            await self._give_up(job, "interrupted", "the work was interrupted too often")
         if Effect.RELEASE in following.effects:
             await self._shop.store.release(job.id, attempted=True)
         if Effect.RUN in following.effects:
@@ -176,13 +187,13 @@ class Runner:
         now = shop.now()
         job = await shop.store.claim(job_id, now + shop.settings.lease_seconds, now)
         if job_id in self._deleted:
-            await self.give_up(job, "cancelled", "", to=JobState.CANCELLED)
+            await self._give_up(job, "cancelled", "", to=JobState.CANCELLED)
             return None
         try:
             run = self._run_of(job)
         except (KeyError, InvalidRequest) as error:  # the operator has changed what is sold since it was paid for
             log.error("a paid job cannot be run any more", extra={"job": job_id, "error": repr(error)})
-            await self.give_up(job, *_UNAVAILABLE)
+            await self._give_up(job, *_UNAVAILABLE)
             return None
         run.task = asyncio.current_task()
         self._runs[job_id] = run
@@ -230,47 +241,38 @@ class Runner:
     async def _deliver(self, run: Run) -> None:
         stamp = run.stamped(self._shop.now())
         result = run.answers.result(run.text, stamp, msat=run.job.quote_msat or None)
-        await self._post(run, step(JobState.RUNNING, Answered()), result, "result", run.finish or "stop")
+        following = step(JobState.RUNNING, Answered(promised=run.promised))
+        if Effect.FINISH in following.effects:
+            await self._endings.finish(run, result, run.finish or "stop")
+            self._promises.ended(run.job.id)
+        else:
+            await self._endings.bill(run, following.state, result, "result", run.finish or "stop")
 
     async def _used_up(self, run: Run) -> None:
         """All tokens that the customer allowed went into thoughts. They are billed: who sets a limit that
         no answer fits into would otherwise let the provider think for nothing, again and again."""
+        following = step(JobState.RUNNING, UsedUp(promised=run.promised))
+        if Effect.VOID in following.effects:
+            await self._void(run, following, *_SAID["empty"])
+            return
         said = run.answers.error(*_SAID["empty"], run.stamped(self._shop.now()))
-        await self._post(run, step(JobState.RUNNING, UsedUp()), said, "error", "length")
+        await self._endings.bill(run, following.state, said, "error", "length")
 
     async def _stopped(self, run: Run) -> None:
-        """The customer cancelled, or we shut down."""
+        """The customer cancelled, the promise of payment was lost, or we shut down."""
         if run.stopping == "shutdown":
             if Effect.RELEASE in step(JobState.RUNNING, ShutDown()).effects:
                 await self._shop.store.release(run.job.id, attempted=False, stamp=run.stamp)
             return
+        if run.stopping == "deserted":
+            await self._void(run, step(JobState.RUNNING, Deserted()), *_LOST)
+            return
+        following = step(JobState.RUNNING, Stopped(promised=run.promised))
+        if Effect.VOID in following.effects:
+            await self._void(run, following, "cancelled", "")
+            return
         said = run.answers.error("cancelled", "", run.stamped(self._shop.now()))
-        await self._post(run, step(JobState.RUNNING, Stopped()), said, "error", "cancelled")
-
-    async def _post(self, run: Run, following: Step, event: Event, role: str, finish: Finish) -> None:
-        shop, job = self._shop, run.job
-        relays = run.request.relays
-        answer = publication(event, role, relays)
-        made: list[Publication] = []
-        used = run.used()
-        result = event.id if role == "result" else None
-        work = self._work(run, finish, used, result)
-        posting = await shop.store.post(
-            job.id,
-            to=following.state,
-            cost=run.cost(),
-            used=metered(job, used, finish),
-            publications=(answer,),
-            receipt=self._receipt_maker(run.answers, relays, work, run.stamped(shop.now()), made),
-            at=shop.now(),
-            stamp=run.stamp,
-            reason=None if result else finish,
-        )
-        self._outbox.send((answer, *made[-1:]))
-        log.info(
-            following.state.value,
-            extra={"job": job.id, "model": job.model, "tokens": used.total, "msat": posting.cost, "finish": finish},
-        )
+        await self._endings.bill(run, following.state, said, "error", "cancelled")
 
     async def _broken(self, run: Run, error: ModelError, may_pass: bool = True) -> float | None:
         job, settings = run.job, self._shop.settings
@@ -292,9 +294,9 @@ class Runner:
         return None
 
     async def _void(self, run: Run, following: Step, code: str, text: str) -> None:
-        await self._end_without_answer(run.job, run.request, following.state, code, text, run.stamp, run.usage)
+        await self._give_up(run.job, code, text, to=following.state, usage=run.usage, stamp=run.stamp)
 
-    async def give_up(
+    async def _give_up(
         self,
         job: Job,
         code: str,
@@ -302,63 +304,11 @@ class Runner:
         *,
         to: JobState = JobState.FAILED,
         states: Collection[JobState] = HOLDING,
+        usage: Usage | None = None,
+        stamp: int | None = None,
     ) -> None:
-        """Return the hold of a job that will not be run, and say so. Raises ConflictError if it is in none of
-        these states any more."""
-        try:
-            request: JobRequest | None = self._shop.request_of(job)
-        except InvalidRequest as error:  # encrypted to a key that we had, or read by an older version
-            request = None
-            log.warning("a job that cannot be read any more is given back", extra={"job": job.id, "error": str(error)})
-        await self._end_without_answer(job, request, to, code, text, job.stamp, None, states)
-
-    async def _end_without_answer(
-        self,
-        job: Job,
-        request: JobRequest | None,
-        to: JobState,
-        code: str,
-        text: str,
-        stamp: int,
-        usage: Usage | None,
-        states: Collection[JobState] = HOLDING,
-    ) -> None:
-        shop = self._shop
-        said: Sequence[Publication] = ()
-        stamp = next_second(shop.now(), stamp)
-        answers = shop.answers(request or Event.from_json(job.request))
-        relays = request.relays if request else ()
-        try:
-            said = (publication(answers.error(code, text, stamp), "error", relays),)
-        except EncryptError:  # nothing leaves in clear instead
-            log.warning("an error cannot be encrypted and is not sent", extra={"job": job.id})
-        finish: Finish = "cancelled" if to is JobState.CANCELLED else "error"
-        work: Work | None = None
-        if request is not None:  # else the receipt tells of the payment alone
-            work = Work(
-                job=job.id,
-                kind=job.kind,
-                model=job.model or "",
-                version="",
-                input_sha256=input_sha256(request),
-                finish=finish,
-                usage=usage,
-                prices=prices_of(job),
-            )
-        made: list[Publication] = []
-        await shop.store.void(
-            job.id,
-            to=to,
-            reason=code,
-            used=None if usage is None else metered(job, usage, finish),
-            publications=said,
-            receipt=self._receipt_maker(answers, relays, work, stamp + 1, made),
-            at=shop.now(),
-            stamp=stamp + 1,
-            states=states,
-        )
-        self._outbox.send((*said, *made[-1:]))
-        log.info(to.value, extra={"job": job.id, "code": code, "msat": 0})
+        await self._endings.give_up(job, code, text, to=to, states=states, usage=usage, stamp=stamp)
+        self._promises.ended(job.id)
 
     # Pieces
 
@@ -372,7 +322,8 @@ class Runner:
         name = job.model or service.models[0]
         ask, model = service.read(request, name), shop.models[name]
         price = price_from_json(json.loads(job.price or "{}"))
-        return Run(job, request, ask, model, price, shop.answers(request), job.stamp)
+        promised = self._promises.pays(job.id)
+        return Run(job, request, ask, model, price, shop.answers(request), job.stamp, promised=promised)
 
     def _say_processing(self, run: Run) -> None:
         if run.task is not None:
@@ -381,6 +332,8 @@ class Runner:
                 self._outbox.send_unstored(event, run.request.relays)
 
     def _say_partial(self, run: Run) -> None:
+        if run.promised:  # who has read the answer could cancel, and have the money back
+            return
         left = max(run.job.quote_msat - run.cost(), 0)
         used = run.used()
         tokens = max(run.job.max_output - used.output - used.thoughts, 0)
@@ -390,32 +343,3 @@ class Runner:
         except (AnswerTooLarge, EncryptError):  # the result will tell
             return
         self._outbox.send_unstored(event, run.request.relays)
-
-    def _work(self, run: Run, finish: Finish, used: Usage, result: str | None) -> Work:
-        job = run.job
-        return Work(
-            job=job.id,
-            kind=job.kind,
-            model=job.model or "",
-            version=run.version,
-            input_sha256=input_sha256(run.request),
-            finish=finish,
-            result=result,
-            output_sha256=text_sha256(run.text) if result else None,
-            usage=used,
-            prices=prices_of(job),
-        )
-
-    def _receipt_maker(
-        self, answers: Answers, relays: tuple[str, ...], work: Work | None, stamp: int, made: list[Publication]
-    ) -> ReceiptMaker:
-        shop = self._shop
-
-        def make(link: Link) -> Publication:
-            event = make_receipt(
-                shop.keys, answers.customer, link, stamp, work=work, d=shop.announcement, scheme=answers.scheme
-            )
-            made.append(publication(event, "receipt", relays))
-            return made[-1]
-
-        return make

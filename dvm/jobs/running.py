@@ -22,7 +22,8 @@ GROWTH = 4 / 3
 
 @dataclass(slots=True)
 class Run:
-    """A job while its model runs. `stamp` is the newest `created_at` used for it."""
+    """A job while its model runs. `stamp` is the newest `created_at` used for it; `promised`: a hold invoice
+    pays for it, so nothing of the answer is seen before that is settled."""
 
     job: Job
     request: JobRequest
@@ -35,7 +36,8 @@ class Run:
     usage: Usage | None = None
     finish: Finish | None = None
     version: str = ""
-    stopping: Literal["", "cancelled", "shutdown"] = ""
+    stopping: Literal["", "cancelled", "shutdown", "deserted"] = ""
+    promised: bool = False
     task: asyncio.Task[None] | None = None
     _said: int = field(default=0, init=False)
     _said_at: float = field(default=0.0, init=False)
@@ -45,7 +47,7 @@ class Run:
         self.stamp = next_second(now, self.stamp)
         return self.stamp
 
-    def stop(self, why: Literal["cancelled", "shutdown"]) -> None:
+    def stop(self, why: Literal["cancelled", "shutdown", "deserted"]) -> None:
         """Stop the model. How the job ends is decided where it runs."""
         if not self.stopping:
             self.stopping = why

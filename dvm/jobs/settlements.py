@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from dvm.jobs.outbox import Outbox
+from dvm.jobs.promises import Promises
 from dvm.jobs.shop import Shop, publication
 from dvm.jobs.transitions import Effect, TimeUp, step
 from dvm.ledger import (
@@ -19,7 +21,9 @@ from dvm.ledger import (
     ReceiptMaker,
 )
 from dvm.lightning.base import InvoiceState, Lookup
-from dvm.nip90 import make_receipt
+from dvm.lightning.zaps import make_zap_receipt, relays_of
+from dvm.nip90 import InvalidRequest, JobRequest, make_receipt
+from dvm.nostr.encryption import Scheme
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +35,27 @@ UNKNOWN_GRACE = 86_400
 HINT_PAUSES = (0.2, 1.0, 5.0)  # between look-ups when a hint came before the wallet's own books
 
 
+@dataclass(frozen=True, slots=True)
+class _Payer:
+    """Whose an expected payment will be, and how its receipt reaches them. `read` is False for one that the
+    last run has left: its job is looked at when it is paid."""
+
+    customer: str
+    hold: bool
+    zap: bool
+    scheme: Scheme | None = None
+    relays: tuple[str, ...] = ()
+    read: bool = True
+
+
 class Settlements:
-    """Watches the invoices of open quotes and credits what settles.
+    """Watches the invoices of open quotes, of zaps and top-ups, and credits what settles.
 
     `paid` is called with a job's id and its customer when its payment has opened its hold, `expired` with
-    the customer when a quote's time is over.
+    the customer when a quote's time is over. What hold invoices come to is for `promises`.
     """
+
+    promises: Promises
 
     def __init__(
         self, shop: Shop, outbox: Outbox, paid: Callable[[str, str], None], expired: Callable[[str], None]
@@ -45,18 +64,34 @@ class Settlements:
         self._outbox = outbox
         self._paid = paid
         self._expired = expired
-        self._expected: dict[str, str] = {}  # payment hash → customer
+        self._expected: dict[str, _Payer] = {}  # by payment hash
         self._checking: set[str] = set()
         self._places = asyncio.Semaphore(LOOKUPS)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def load(self) -> None:
         """Take up, after a start, every payment that may still settle (money.md, case 19)."""
-        self._expected = {each.payment_hash: each.customer for each in await self._shop.store.watched(self._shop.now())}
+        for each in await self._shop.store.watched(self._shop.now()):
+            self._expected[each.payment_hash] = _Payer(
+                each.customer, each.hold, each.source == "zap", read=each.job is None
+            )
 
-    def expect(self, payment: PendingPayment) -> None:
-        """Watch for one more."""
-        self._expected[payment.payment_hash] = payment.customer
+    def expect(self, payment: PendingPayment, request: JobRequest | None = None) -> None:
+        """Watch for one more. `request` is the job's, if it is at hand."""
+        if payment.payment_hash in self._expected:
+            return  # whom a hash credits is fixed when it is first heard of
+        self._expected[payment.payment_hash] = _Payer(
+            payment.customer,
+            payment.hold,
+            payment.source == "zap",
+            request.scheme if request else None,
+            request.relays if request else (),
+            read=request is not None or payment.job is None,
+        )
+
+    def forget(self, payment_hash: str) -> None:
+        """A payment that was expected, and was not stored after all."""
+        self._expected.pop(payment_hash, None)
 
     async def watch(self) -> None:
         """Follow the wallet's hints; until cancelled. A hint about a payment that is not ours costs nothing."""
@@ -83,10 +118,12 @@ class Settlements:
         if not watched:
             return
         found = await self._shop.wallet.lookup_many([each.payment_hash for each in watched], watched[0].created_at)
-        settled = [(key, lookup) for key, lookup in found.items() if lookup.state is InvoiceState.SETTLED]
-        crediting = (self._credit(key, lookup) for key, lookup in settled)
-        outcomes = await asyncio.gather(*crediting, return_exceptions=True)
-        for (key, _), outcome in zip(settled, outcomes, strict=True):
+        holds = {each.payment_hash: each for each in watched if each.hold}
+        told = [(key, lookup) for key, lookup in found.items() if key in holds or lookup.state is InvoiceState.SETTLED]
+        outcomes = await asyncio.gather(
+            *(self._follow(key, lookup, holds.get(key)) for key, lookup in told), return_exceptions=True
+        )
+        for (key, _), outcome in zip(told, outcomes, strict=True):
             if outcome is not None:
                 log.error(
                     "a payment could not be credited; the next sweep tries again",
@@ -112,8 +149,10 @@ class Settlements:
                     await asyncio.sleep(pause)
                 async with self._places:
                     lookup = await self._shop.wallet.lookup(payment_hash)
-                if lookup.state is InvoiceState.SETTLED:
-                    await self._credit(payment_hash, lookup)
+                if lookup.state in (InvoiceState.SETTLED, InvoiceState.HELD):
+                    expected = self._expected.get(payment_hash)
+                    hold = await self._shop.store.pending(payment_hash) if expected and expected.hold else None
+                    await self._follow(payment_hash, lookup, hold)
                     return
                 if lookup.state is InvoiceState.PENDING:  # the hint was a lie, or the wallet lags
                     continue
@@ -126,17 +165,27 @@ class Settlements:
         finally:
             self._checking.discard(payment_hash)
 
-    async def _credit(self, payment_hash: str, lookup: Lookup) -> None:
-        customer = self._expected.get(payment_hash)
-        if customer is None:  # credited meanwhile
+    async def _follow(self, payment_hash: str, lookup: Lookup, hold: PendingPayment | None) -> None:
+        if hold is not None:
+            await self.promises.look(hold, lookup)
+        elif lookup.state is InvoiceState.SETTLED:
+            await self.credit(payment_hash, lookup)
+
+    async def credit(self, payment_hash: str, lookup: Lookup) -> None:
+        """Deposit what the wallet says is settled, once, and go on with what it pays for. Raises LedgerError."""
+        payer = self._expected.get(payment_hash)
+        if payer is None:  # credited meanwhile
             return
         if lookup.msat <= 0:
             log.warning("a settled payment without an amount is not credited", extra={"payment_hash": payment_hash})
             return
         now = self._shop.now()
+        publications: tuple[Publication, ...] = ()
+        if payer.zap or not payer.read:
+            payer, publications = await self._read(payment_hash, payer, lookup, now)
         made: list[Publication] = []
         deposit = await self._shop.store.deposit(
-            payment_hash, lookup.msat, now, self._credit_maker(customer, now, made)
+            payment_hash, lookup.msat, now, self._credit_maker(payer, now, made), publications
         )
         self._expected.pop(payment_hash, None)
         if deposit is None or not deposit.fresh:
@@ -145,23 +194,49 @@ class Settlements:
             "paid",
             extra={"payment_hash": payment_hash, "msat": deposit.msat, "job": deposit.job, "to_job": deposit.paid},
         )
+        self._outbox.send((*publications, *made[-1:]))
         if deposit.paid and deposit.job is not None:
             self._paid(deposit.job, deposit.customer)
-        else:
-            self._outbox.send(made[-1:])
 
-    def _credit_maker(self, customer: str, now: int, made: list[Publication]) -> ReceiptMaker:
+    async def _read(
+        self, payment_hash: str, payer: _Payer, lookup: Lookup, now: int
+    ) -> tuple[_Payer, tuple[Publication, ...]]:
+        """What only the rows tell: a zap's request, and how its job is answered."""
+        payment = await self._shop.store.pending(payment_hash)
+        if payment is None:
+            return payer, ()
+        relays: Sequence[str] = payer.relays
+        scheme = payer.scheme
+        if not payer.read and payment.job is not None and (job := await self._shop.store.job(payment.job)):
+            try:
+                request = self._shop.request_of(job)
+                relays, scheme = request.relays, request.scheme
+            except InvalidRequest as error:  # its receipt holds an amount and a hash, nothing of what was asked
+                log.info("a paid job cannot be read any more", extra={"job": job.id, "error": str(error)})
+        publications: tuple[Publication, ...] = ()
+        if payment.zap is not None:
+            wanted = relays_of(payment.zap)
+            receipt = make_zap_receipt(self._shop.keys, payment.zap, payment.bolt11, lookup.settled_at or now)
+            publications = (publication(receipt, "zap-receipt", wanted),)
+            relays = (*relays, *wanted)
+        return _Payer(payer.customer, payer.hold, payer.zap, scheme, tuple(dict.fromkeys(relays))), publications
+
+    def _credit_maker(self, payer: _Payer, now: int, made: list[Publication]) -> ReceiptMaker:
         def make(link: Link) -> Publication:
-            event = make_receipt(self._shop.keys, customer, link, now, d=self._shop.announcement)
-            made.append(publication(event, "receipt"))
+            event = make_receipt(
+                self._shop.keys, payer.customer, link, now, d=self._shop.announcement, scheme=payer.scheme
+            )
+            made.append(publication(event, "receipt", payer.relays))
             return made[-1]
 
         return make
 
     async def _expire(self, now: int, found: dict[str, Lookup]) -> None:
         for job_id, payment_hash in await self._shop.store.overdue(now, EXPIRE_BATCH):
-            lookup = found.get(payment_hash) or await self._shop.wallet.lookup(payment_hash)
-            if lookup.state is InvoiceState.SETTLED:
+            lookup = Lookup(InvoiceState.FAILED)  # what only a zap could pay has no invoice
+            if payment_hash is not None:
+                lookup = found.get(payment_hash) or await self._shop.wallet.lookup(payment_hash)
+            if lookup.state in (InvoiceState.SETTLED, InvoiceState.HELD):
                 continue  # credited above, or by the next sweep
             job = await self._shop.store.job(job_id)
             if job is None or (lookup.state is InvoiceState.UNKNOWN and now < (job.expires_at or 0) + UNKNOWN_GRACE):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from dvm.jobs.admission import Policy
 from dvm.jobs.services import Service
@@ -59,6 +60,20 @@ class Settings:
     hold_margin_blocks: int = 3
 
 
+@dataclass(frozen=True, slots=True)
+class ZapSettings:
+    """How zaps pay. `lud16` is our Lightning address, `own` whether our gateway serves it; `trust`: whether the
+    wallet's settlement alone is money, or the provider's receipt as well; `quote`: what a quote carries, an
+    invoice, a zap target, or both. Amounts in msat."""
+
+    lud16: str
+    own: bool
+    trust: Literal["wallet", "provider"] = "wallet"
+    min_msat: int = 1_000
+    max_msat: int = 1_000_000_000
+    quote: Literal["invoice", "zap", "both"] = "both"
+
+
 @dataclass(slots=True)
 class Shop:
     """The parts, put together by the daemon. `announcement` is the `d` of our 31990, for receipts."""
@@ -73,6 +88,8 @@ class Shop:
     policies: Sequence[Policy] = ()
     announcement: str | None = None
     clock: Callable[[], float] = time.time
+    zaps: ZapSettings | None = None
+    receivable: Callable[[], int | None] = lambda: None  # msat that the wallet can receive, if it tells
     _read: dict[str, JobRequest] = field(default_factory=dict, init=False)
 
     def now(self) -> int:

@@ -6,6 +6,14 @@
        ▼          ▼         └─▶ waiting for another job's result
     rejected   expired | cancelled
 
+A job that is sold on a hold invoice is paid by a promise: money that waits at the wallet until we reveal the
+preimage. Then nothing is held or billed before the answer is there, and the answer is not seen before the
+money is ours:
+
+    quoted ─▶ paid ─▶ running ─▶ settling ─▶ delivered     the preimage is revealed, then the answer
+                        │           └─▶ failed             the promise was lost before we could settle
+                        └─▶ failed | cancelled             the money is sent back
+
 The engine carries the effects out, each arrow in one database transaction; the ledger refuses an arrow
 that starts from a state which the job has meanwhile left.
 """
@@ -32,6 +40,9 @@ class Effect(Enum):
     CLOSE = auto()  # end it without money, publish the error if its author should know
     CREDIT = auto()  # the payment stands on the customer's balance, and a receipt says so
     REPEAT = auto()  # publish the stored answers again
+    FINISH = auto()  # store the answer, unseen
+    SETTLE = auto()  # reveal the preimage to the wallet; its look-up says how that ended
+    REFUND = auto()  # cancel the hold invoice: the money goes back
 
 
 # Happenings
@@ -60,6 +71,20 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """The wallet says that the money of a hold invoice waits. `enough`: it covers the quote; `late`: it goes
+    back within so few blocks that no work may be begun, or gone on with, for it."""
+
+    enough: bool = True
+    late: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The wallet says that a hold invoice was cancelled or has expired: nothing can be settled any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class TimeUp:
     """The quote's time is over, and the wallet says that it was not paid."""
 
@@ -76,17 +101,28 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The model gave an answer, perhaps a shortened one."""
+    """The model gave an answer, perhaps a shortened one; `promised`: for money that still waits."""
+
+    promised: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
     """The model was stopped because the customer cancelled."""
 
+    promised: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Deserted:
+    """The model was stopped because the promise that paid for it was lost, or is about to be."""
+
 
 @dataclass(frozen=True, slots=True)
 class UsedUp:
     """The model thought until the customer's own limit was met, and said nothing."""
+
+    promised: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +154,14 @@ Happening = (
     | Priced
     | Refused
     | Settled
+    | Held
+    | Lost
     | TimeUp
     | Deleted
     | Claimed
     | Answered
     | Stopped
+    | Deserted
     | UsedUp
     | Broke
     | ShutDown
@@ -160,6 +199,24 @@ def step(state: JobState, happening: Happening) -> Step:
             return Step(JobState.PAID, (Effect.HOLD, Effect.RUN))
         case JobState.QUOTED, TimeUp():
             return Step(JobState.EXPIRED, (Effect.CLOSE,))
+        case JobState.QUOTED, Held(enough=True, late=False):
+            return Step(JobState.PAID, (Effect.RUN,))
+        case JobState.QUOTED, Held():
+            return Step(state, (Effect.REFUND,))
+        case JobState.PAID | JobState.WAITING, Held(late=True):
+            return Step(JobState.FAILED, (Effect.VOID, Effect.REFUND))
+        case JobState.PAID | JobState.WAITING, Lost():
+            return Step(JobState.FAILED, (Effect.VOID,))
+        case JobState.RUNNING, Held(late=True) | Lost():
+            return Step(state, (Effect.STOP,))
+        case JobState.SETTLING, Held() | Restarted():
+            return Step(state, (Effect.SETTLE,))
+        case JobState.SETTLING, Settled():
+            return Step(JobState.DELIVERED, (Effect.POST,))
+        case JobState.SETTLING, Lost():
+            return Step(JobState.FAILED, (Effect.VOID,))
+        case _, Held() if state in FINAL:
+            return Step(state, (Effect.REFUND,))
         case _, Settled():  # too little, too late or twice (money.md, case 16)
             return Step(state, (Effect.CREDIT,))
         case JobState.PAID | JobState.WAITING, Deleted():
@@ -170,6 +227,12 @@ def step(state: JobState, happening: Happening) -> Step:
             return Step(state, (Effect.RUN,))
         case JobState.RUNNING, Deleted():
             return Step(state, (Effect.STOP,))
+        case JobState.RUNNING, Stopped(promised=True):
+            return Step(JobState.CANCELLED, (Effect.VOID, Effect.REFUND))
+        case JobState.RUNNING, Deserted() | UsedUp(promised=True):  # no answer, no charge
+            return Step(JobState.FAILED, (Effect.VOID, Effect.REFUND))
+        case JobState.RUNNING, Answered(promised=True):
+            return Step(JobState.SETTLING, (Effect.FINISH, Effect.SETTLE))
         case JobState.RUNNING, Stopped():
             return Step(JobState.CANCELLED, (Effect.POST,))
         case JobState.RUNNING, UsedUp():  # what the customer let it use is billed (money.md, case 12)

@@ -75,12 +75,17 @@ class Answers:
         """The public key of whoever is answered, in hex."""
         return self._event.pubkey
 
-    def payment_required(self, msat: int, bolt11: str | None, text: str, created_at: int) -> Event:
+    def payment_required(
+        self, msat: int, bolt11: str | None, text: str, created_at: int, *, zap: str | None = None
+    ) -> Event:
         """The quote: no work goes on until `msat` is paid. Whole sats, equal to the invoice; never expires.
 
-        The amount stands in clear also for an encrypted job, so that a zap and a wallet find it.
+        With `zap`, a relay where our profile is (or ""), zapping this event pays as well: a zap tag as in
+        NIP-57, Appendix G, says so. The amount stands in clear also for an encrypted job, so that a zap and a
+        wallet find it.
         """
-        return self._feedback("payment-required", text, created_at, amount=_amount(msat, bolt11))
+        target = [] if zap is None else [["zap", self._keys.pubkey, zap, "1"]]
+        return self._feedback("payment-required", text, created_at, amount=_amount(msat, bolt11), clear=target)
 
     def processing(self, text: str, created_at: int) -> Event:
         """The work goes on."""
@@ -165,21 +170,23 @@ class Answers:
         amount: list[str] | None = None,
         content: str | None = None,
         extra: Sequence[list[str]] = (),
+        clear: Sequence[list[str]] = (),
         public: str = "",
         transient: bool = False,
     ) -> Event:
-        """`text` is for people and stands in `status` and, unless `content` replaces it, in the content."""
+        """`text` is for people and stands in `status` and, unless `content` replaces it, in the content. `clear`
+        are tags that stand in clear also for an encrypted job."""
         text = _utf8(text[:MAX_TEXT_CHARS])
         said = [["status", status, text] if text else ["status", status]]
         money = [] if amount is None else [amount]
         content = text if content is None else _utf8(content)
         if self.scheme is None:
-            tags = [self._e, self._p, *said, *money, *extra]
+            tags = [self._e, self._p, *said, *money, *clear, *extra]
         else:
             private = [self._e, *said, *money, *extra, ["content", content]]
             content = self._seal(tags_to_json(private))
             state = ["status", status, public] if public else ["status", status]
-            tags = [self._e, self._p, state, *money, ["encrypted"]]
+            tags = [self._e, self._p, state, *money, *clear, ["encrypted"]]
         tags.append(["alt", f"Job feedback: {status}"])
         if transient:
             tags.append(["expiration", str(created_at + TRANSIENT_SECONDS)])

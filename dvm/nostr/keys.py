@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import time
 from functools import lru_cache
 
@@ -76,6 +77,13 @@ class Keys:
         if not lib.secp256k1_schnorrsig_sign32(self._context, signature, digest, self._keypair, random_bytes(32)):
             raise RuntimeError("signing failed")
         return bytes(ffi.buffer(signature, 64))
+
+    def derive(self, label: str) -> bytes:
+        """32 bytes that only this key can make, and make again, for each label: HMAC-SHA256.
+
+        What must be secret and must survive a crash need not be stored then.
+        """
+        return hmac.digest(self._key.secret, label.encode(), "sha256")
 
     def shared_x(self, pubkey: str) -> bytes:
         """The x coordinate of the ECDH point with that public key (hex), unhashed; cached.

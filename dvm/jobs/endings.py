@@ -1,0 +1,180 @@
+"""How a job ends: what is billed or given back, and what its customer is told, in one transaction."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+
+from dvm.jobs.outbox import Outbox
+from dvm.jobs.running import Run, metered, prices_of
+from dvm.jobs.shop import Shop, publication
+from dvm.ledger import Finished, Job, JobState, Link, Publication, ReceiptMaker
+from dvm.ledger.base import HOLDING
+from dvm.models import Usage
+from dvm.nip90 import Answers, Finish, InvalidRequest, JobRequest, Work, input_sha256, make_receipt, next_second
+from dvm.nip90 import text_sha256 as sha256_of
+from dvm.nostr.encryption import EncryptError
+from dvm.nostr.event import Event
+
+log = logging.getLogger(__name__)
+
+
+class Endings:
+    """Every way in which a job that was paid for ends."""
+
+    def __init__(self, shop: Shop, outbox: Outbox) -> None:
+        self._shop = shop
+        self._outbox = outbox
+
+    async def bill(self, run: Run, to: JobState, event: Event, role: str, finish: Finish) -> None:
+        """running → delivered, failed or cancelled: bill what was used, return the rest, publish `event`."""
+        shop, job = self._shop, run.job
+        answer = publication(event, role, run.request.relays)
+        made: list[Publication] = []
+        used = run.used()
+        result = event.id if role == "result" else None
+        work = _work(job, run.request, finish, used, run.version, result, run.text)
+        posting = await shop.store.post(
+            job.id,
+            to=to,
+            cost=run.cost(),
+            used=metered(job, used, finish),
+            publications=(answer,),
+            receipt=self._receipt_maker(run.answers, run.request.relays, work, run.stamped(shop.now()), made),
+            at=shop.now(),
+            stamp=run.stamp,
+            reason=None if result else finish,
+        )
+        self._outbox.send((answer, *made[-1:]))
+        _tell(to, job, used.total, posting.cost, finish)
+
+    async def finish(self, run: Run, event: Event, finish: Finish) -> None:
+        """running → settling: keep the answer, unseen, until the money that was promised for it is ours."""
+        used = run.used()
+        work = _work(run.job, run.request, finish, used, run.version, event.id, run.text)
+        answer = publication(event, "result", run.request.relays)
+        finished = Finished(answer, run.cost(), metered(run.job, used, finish), _work_to_json(work))
+        await self._shop.store.finish(run.job.id, finished, run.stamp)
+
+    async def settle(self, job: Job, finished: Finished, msat: int) -> None:
+        """settling → delivered: the wallet confirms `msat`. Raises ConflictError if it was done before."""
+        shop = self._shop
+        request = self._request(job)
+        answers = shop.answers(request or Event.from_json(job.request))
+        relays = finished.answer.relays
+        stamp = next_second(shop.now(), job.stamp)
+        made: list[Publication] = []
+        maker = self._receipt_maker(answers, relays, _work_from_json(finished.work), stamp, made)
+        posting = await shop.store.settle(job.id, msat, maker, shop.now())
+        self._outbox.send((finished.answer, *made[-1:]))
+        used = finished.used
+        _tell(
+            JobState.DELIVERED,
+            job,
+            used.input + used.cached + used.output + used.thoughts,
+            posting.cost,
+            used.finish,
+        )
+
+    async def give_up(
+        self,
+        job: Job,
+        code: str,
+        text: str,
+        *,
+        to: JobState = JobState.FAILED,
+        states: Collection[JobState] = HOLDING,
+        usage: Usage | None = None,
+        stamp: int | None = None,
+    ) -> None:
+        """Return all that stands behind a job, and say why. `usage` is what it used for nothing; `stamp` the
+        newest of its events, if the row does not know it. Raises ConflictError if it is in none of these
+        states any more."""
+        shop = self._shop
+        request = self._request(job)
+        said: Sequence[Publication] = ()
+        stamp = next_second(shop.now(), job.stamp if stamp is None else stamp)
+        answers = shop.answers(request or Event.from_json(job.request))
+        relays = request.relays if request else ()
+        try:
+            said = (publication(answers.error(code, text, stamp), "error", relays),)
+        except EncryptError:  # nothing leaves in clear instead
+            log.warning("an error cannot be encrypted and is not sent", extra={"job": job.id})
+        finish: Finish = "cancelled" if to is JobState.CANCELLED else "error"
+        # Without the request the receipt tells of the payment alone.
+        work = None if request is None else _work(job, request, finish, usage)
+        made: list[Publication] = []
+        await shop.store.void(
+            job.id,
+            to=to,
+            reason=code,
+            used=None if usage is None else metered(job, usage, finish),
+            publications=said,
+            receipt=self._receipt_maker(answers, relays, work, stamp + 1, made),
+            at=shop.now(),
+            stamp=stamp + 1,
+            states=states,
+        )
+        self._outbox.send((*said, *made[-1:]))
+        log.info(to.value, extra={"job": job.id, "code": code, "msat": 0})
+
+    def _request(self, job: Job) -> JobRequest | None:
+        try:
+            return self._shop.request_of(job)
+        except InvalidRequest as error:  # encrypted to a key that we had, or read by an older version
+            log.warning("a job cannot be read any more", extra={"job": job.id, "error": str(error)})
+            return None
+
+    def _receipt_maker(
+        self, answers: Answers, relays: tuple[str, ...], work: Work | None, stamp: int, made: list[Publication]
+    ) -> ReceiptMaker:
+        shop = self._shop
+
+        def make(link: Link) -> Publication:
+            event = make_receipt(
+                shop.keys, answers.customer, link, stamp, work=work, d=shop.announcement, scheme=answers.scheme
+            )
+            made.append(publication(event, "receipt", relays))
+            return made[-1]
+
+        return make
+
+
+def _work(
+    job: Job,
+    request: JobRequest,
+    finish: Finish,
+    usage: Usage | None,
+    version: str = "",
+    result: str | None = None,
+    text: str = "",
+) -> Work:
+    return Work(
+        job=job.id,
+        kind=job.kind,
+        model=job.model or "",
+        version=version,
+        input_sha256=input_sha256(request),
+        finish=finish,
+        result=result,
+        output_sha256=sha256_of(text) if result else None,
+        usage=usage,
+        prices=prices_of(job),
+    )
+
+
+def _work_to_json(work: Work) -> str:
+    return json.dumps(asdict(work), default=sorted)  # of all its values JSON lacks sets only
+
+
+def _work_from_json(text: str) -> Work:
+    fields = json.loads(text)
+    if (usage := fields["usage"]) is not None:
+        fields["usage"] = Usage(**{**usage, "estimated": frozenset(usage["estimated"])})
+    return Work(**fields)
+
+
+def _tell(to: JobState, job: Job, tokens: int, msat: int, finish: str) -> None:
+    log.info(to.value, extra={"job": job.id, "model": job.model, "tokens": tokens, "msat": msat, "finish": finish})
