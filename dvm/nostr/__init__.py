@@ -6,6 +6,8 @@ from dvm.nostr.event import Event, InvalidEvent
 from dvm.nostr.filters import Filter
 from dvm.nostr.keys import InvalidKey, Keys, npub, parse_pubkey
 from dvm.nostr.nip11 import Limitation, RelayInfo, RelayInfoUnavailable, fetch_relay_info
+from dvm.nostr.nip17 import message_relays, private_message
+from dvm.nostr.nip59 import InvalidWrap, Rumor, unwrap
 from dvm.nostr.options import PoolOptions, RelayOptions
 from dvm.nostr.pool import Published, RelayPool
 from dvm.nostr.relay import NotPublished, Relay
@@ -20,6 +22,7 @@ __all__ = [
     "Filter",
     "InvalidEvent",
     "InvalidKey",
+    "InvalidWrap",
     "Keys",
     "Limitation",
     "NotPublished",
@@ -31,6 +34,7 @@ __all__ = [
     "RelayOptions",
     "RelayPool",
     "RelayStatus",
+    "Rumor",
     "Scheme",
     "Subscription",
     "check_relay_url",
@@ -40,7 +44,10 @@ __all__ = [
     "encrypt",
     "fetch_relay_info",
     "is_public",
+    "message_relays",
     "npub",
     "parse_pubkey",
+    "private_message",
     "resolve_public",
+    "unwrap",
 ]
