@@ -10,129 +10,31 @@ from pathlib import Path
 from typing import Any
 
 from dvm.announcing import IDENTIFIER
-from dvm.config import Config, LimitsConfig, PerRequestSats, Relays, ServiceConfig
-from dvm.contradictions import Offered
+from dvm.building import (
+    build_models,
+    build_policies,
+    build_pool,
+    build_services,
+    build_settings,
+    build_wallet,
+    build_zaps,
+)
+from dvm.config import Config, Relays
 from dvm.datadir import DataDir
-from dvm.jobs import KINDS, Engine, Service, Settings, Shop
-from dvm.jobs.admission import standard_policies
+from dvm.jobs import Engine, Shop
 from dvm.ledger import SqliteStore, StoreError
 from dvm.ledger.examine import exists
 from dvm.ledger.sqlite import FILE
-from dvm.lightning.base import Wallet, WalletError
-from dvm.lightning.registry import WALLETS, Setup, make_wallet
-from dvm.models import Model, ModelError
-from dvm.models.registry import PROVIDERS, make_model
-from dvm.nostr.addresses import AddressRefused
-from dvm.nostr.keys import Keys
-from dvm.nostr.options import PoolOptions, RelayOptions
-from dvm.nostr.pool import RelayPool
-from dvm.pricing import FREE, PerRequest, PerToken, Price
-from dvm.pricing.prices import MSAT
+from dvm.lightning.base import WalletError
+from dvm.models import ModelError
 from dvm.problems import ConfigError
 from dvm.secrets import Secrets
 
 log = logging.getLogger(__name__)
 
-OFFERED = Offered(kinds=frozenset(KINDS), wallets=frozenset(WALLETS), providers=frozenset(PROVIDERS))
 BEAT_SECONDS = 10.0
 SAME_SIGNAL_SECONDS = 0.5  # within this time, a second signal is the first once more
 FIRST_RELAY_SECONDS = 5.0
-FRAME_BYTES = 4 << 20  # what "no limit" means for an event: a frame is bounded in any case
-
-
-def build_models(config: Config, secrets: Secrets) -> dict[str, Model]:
-    """The models that a service uses, not yet started. Raises ConfigError."""
-    used = {name for service in config.service for name in service.models}
-    models: dict[str, Model] = {}
-    for name in sorted(used):
-        table = config.models[name]
-        try:
-            models[name] = make_model(
-                name,
-                table.provider,
-                model=table.model or None,
-                base_url=table.base_url,
-                api_key=secrets.api_keys.get(name),
-                max_output_tokens=table.max_output_tokens,
-                options=table.options(),
-            )
-        except ValueError as error:
-            raise ConfigError([f"dvm.toml: models.{name}: {error}"]) from None
-    return models
-
-
-def build_services(config: Config) -> dict[int, Service]:
-    """What is sold, by kind, with prices in msat."""
-    return {
-        each.kind: Service(
-            kind=KINDS[each.kind],
-            models=each.models,
-            prices={name: price_of(config, each, name) for name in each.models},
-            systems={name: each.system or config.models[name].system for name in each.models},
-            name=each.name,
-            names={name: config.models[name].model for name in each.models},
-        )
-        for each in config.service
-    }
-
-
-def price_of(config: Config, service: ServiceConfig, model: str) -> Price:
-    """What a service asks for a model: sats per million tokens become msat per million tokens."""
-    if isinstance(service.price, PerRequestSats):
-        return PerRequest(service.price.per_request * MSAT)
-    if service.price == "free":
-        return FREE
-    table = config.models[model]
-    given = table.input or 0
-    cached = given if table.cached is None else table.cached
-    return PerToken(given * MSAT, cached * MSAT, (table.output or 0) * MSAT)
-
-
-def build_wallet(config: Config, secrets: Secrets, data: Path) -> Wallet:
-    """The wallet, not yet started. Raises ConfigError."""
-    try:
-        setup = Setup(
-            url=config.wallet.url,
-            secret=secrets.wallet,
-            data=data,
-            network=config.wallet.network,
-            timeout=config.wallet.timeout_seconds,
-            tls_cert=config.wallet.tls_cert_file,
-        )
-        return make_wallet(config.wallet.type, setup)
-    except (WalletError, ValueError) as error:
-        raise ConfigError([f"dvm.toml: wallet: {error}"]) from None
-
-
-def build_pool(relays: Relays, keys: Keys, limits: LimitsConfig) -> RelayPool:
-    """The relays of relays.toml, not yet started. Raises ConfigError."""
-    options = PoolOptions(
-        relay=RelayOptions(event_bytes=limits.event_bytes or FRAME_BYTES),
-        allow_private=limits.allow_private_addresses,
-        learn_limits=True,
-    )
-    try:
-        return RelayPool(relays.read, relays.write, keys=keys, options=options)
-    except AddressRefused as error:
-        raise ConfigError([f"relays.toml: {error}"]) from None
-
-
-def build_settings(limits: LimitsConfig) -> Settings:
-    """`[limits]`, as the engine reads them."""
-    return Settings(
-        prompt_tokens=limits.prompt_tokens,
-        concurrency=limits.concurrency,
-        quote_seconds=limits.quote_minutes * 60,
-        max_age=limits.max_age_minutes * 60,
-        max_ahead=limits.future_minutes * 60,
-        job_seconds=limits.job_minutes * 60,
-        attempts=limits.attempts,
-        partial_seconds=limits.partial_seconds,
-        reconcile_seconds=limits.reconcile_seconds,
-        sweep_seconds=limits.sweep_seconds,
-        shutdown_seconds=limits.shutdown_seconds,
-        refusals_per_minute=limits.jobs_per_minute or 60,
-    )
 
 
 class Daemon:
@@ -164,7 +66,6 @@ class Daemon:
             self.pool.start()
             await self._start_wallet()
             await self._start_models()
-            limits = self.config.limits
             shop = Shop(
                 keys=self.keys,
                 store=self.store,
@@ -172,12 +73,9 @@ class Daemon:
                 relays=self.pool,
                 models=self.models,
                 services=self.services,
-                settings=build_settings(limits),
-                policies=standard_policies(
-                    per_minute=limits.jobs_per_minute,
-                    quotes=limits.open_quotes,
-                    quotes_total=limits.open_quotes_total,
-                ),
+                settings=build_settings(self.config),
+                policies=build_policies(self.config.limits),
+                zaps=build_zaps(self.config),
                 announcement=IDENTIFIER,
             )
             self.engine = Engine(shop)

@@ -9,8 +9,8 @@ import orjson
 import pytest
 
 from dvm.announcing import announcement_of, drafts_of
+from dvm.building import build_services
 from dvm.config import Config, Relays, load_config, load_relays
-from dvm.daemon import build_services
 from dvm.jobs import Service
 from dvm.jobs.services import TEXT_GENERATION, Kind
 from dvm.nip90.announce import parse_announcement, parse_relay_list

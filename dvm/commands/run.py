@@ -10,9 +10,10 @@ from typing import Annotated, Literal
 import typer
 
 from dvm import log
+from dvm.building import OFFERED
 from dvm.commands.common import CONFIG, DATA, RELAYS, ConfigPath, DataPath, RelaysPath
 from dvm.config import load_config, load_relays, warnings
-from dvm.daemon import OFFERED, serve
+from dvm.daemon import serve
 from dvm.secrets import load_secrets
 
 

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
+from dvm.building import OFFERED, build_models
 from dvm.config import Config, Relays, load_config, load_relays, warnings
-from dvm.daemon import OFFERED, build_models
 from dvm.datadir import DataDir
 from dvm.doctor import here, models, relays, wallet
 from dvm.doctor.announced import Announced

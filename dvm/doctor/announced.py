@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from dvm.announcing import IDENTIFIER, drafts_of
+from dvm.building import build_services
 from dvm.config import Config, Relays
-from dvm.daemon import build_services
 from dvm.doctor.findings import Finding, Steps
 from dvm.nip90.wire import ANNOUNCEMENT
 from dvm.nostr import Filter, Keys, Relay

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dvm import starter
+from dvm.building import OFFERED
 from dvm.config import load_config, load_relays
-from dvm.daemon import OFFERED
 from dvm.nostr.keys import Keys
 from dvm.secrets import load_secrets
 from tests.commands.running import Runner
