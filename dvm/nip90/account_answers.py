@@ -161,14 +161,12 @@ def make_account_answer(
     public key, AnswerTooLarge if not even an answer without entries fits.
     """
     request, customer, scheme = (to.id, to.customer, to.scheme) if isinstance(to, AccountRequest) else to
-    said = (f"{code}: {text}" if text else code) if code else text
-    # A model's or a wallet's words may hold what UTF-8 cannot carry.
-    said = said[:MAX_TEXT_CHARS].encode("utf-8", "replace").decode()
+    said = _utf8((f"{code}: {text}" if text else code) if code else text)
     private: list[list[str]] = [["status", status, said]]
     if balance is not None:
         private.append(["balance", str(balance.available), str(balance.held), str(balance.leaving)])
     if (w := withdrawal) is not None:
-        private.append(["withdrawal", w.id, w.state, str(w.msat), str(w.fee_msat), w.payment_hash, w.text[:256]])
+        private.append(["withdrawal", w.id, w.state, str(w.msat), str(w.fee_msat), w.payment_hash, _utf8(w.text)])
     tags = [["p", customer], ["e", request], ["encrypted"], ["alt", "Answer about an account"]]
     if status == "success" and withdrawal is None:
         tags.append(["expiration", str(created_at + TRANSIENT_SECONDS)])
@@ -216,6 +214,11 @@ def parse_account_answer(event: Event, keys: Keys, request: Event | None = None)
 _CODE = re.compile(r"[a-z]+(-[a-z]+){0,7}").fullmatch
 _STATES = frozenset(get_args(WithdrawalState))
 _STATUSES = frozenset(get_args(Status))
+
+
+def _utf8(text: str) -> str:
+    """What a wallet or an address said may be long, and hold lone surrogates, which no event can carry."""
+    return text[:MAX_TEXT_CHARS].encode("utf-8", "replace").decode()
 
 
 def _hold_against(request: Event, event: Event, about: str, customer: str, scheme: Scheme) -> None:
