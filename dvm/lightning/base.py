@@ -139,8 +139,10 @@ class Wallet(Protocol):
     ) -> Invoice:
         """A new invoice over `msat` (whole sats: a multiple of 1000), valid for `expiry` seconds.
 
-        Either `description` or `description_hash` (hex). What comes back was checked: signature, amount,
-        hash, network. Raises WalletError.
+        Either `description`, or `description_hash` (hex), to which the invoice then commits (BOLT 11, `h`).
+        With the hash belongs the text that it is the SHA-256 of, as `description`: some wallets hash it
+        themselves and raise `unsupported` without it. What comes back was checked: signature, amount, hash,
+        network. Raises WalletError.
         """
         ...
 

@@ -17,10 +17,12 @@ def check_asked(msat: int, description: str | None, description_hash: str | None
     """Refuse what no invoice of ours may be. Raises WalletError, before the wallet is asked."""
     if not 0 < msat <= MAX_MSAT or msat % 1_000:
         raise WalletError("failed", f"an invoice over {msat} msat: a positive number of whole sats expected")
-    if (description is None) == (description_hash is None):
-        raise WalletError("failed", "either a description or the hash of one expected")
+    if description is None and description_hash is None:
+        raise WalletError("failed", "a description or the hash of one expected")
     if description_hash is not None and not _HEX32(description_hash):
         raise WalletError("failed", "a description hash is 64 lowercase hex digits")
+    if None not in (description, description_hash) and _sha256(description or "") != description_hash:
+        raise WalletError("failed", "the description hash is not the description's")
     if not 0 < expiry <= _MAX_EXPIRY:
         raise WalletError("failed", f"an expiry of {expiry} seconds: 1 second to 10 years expected")
 
@@ -53,7 +55,7 @@ def checked_invoice(
         raise WalletError("untrustworthy", "the wallet names a payment hash that is not its invoice's")
     if description_hash is not None and said.description_hash != description_hash:
         raise WalletError("untrustworthy", "the wallet's invoice commits to another description")
-    if description and said.description_hash not in (None, sha256(description.encode()).hexdigest()):
+    if description and said.description_hash not in (None, _sha256(description)):
         raise WalletError("untrustworthy", "the wallet's invoice commits to another description")
     if said.expires_at <= time.time():
         raise WalletError(
@@ -71,3 +73,7 @@ def readable(bolt11: object, code: str = "failed") -> Bolt11:
     except InvalidInvoice as error:
         reason = f"not a BOLT 11 invoice: {error}"
         raise WalletError("untrustworthy" if code == "untrustworthy" else "failed", reason) from None
+
+
+def _sha256(text: str) -> str:
+    return sha256(text.encode(errors="replace")).hexdigest()

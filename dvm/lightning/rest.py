@@ -6,6 +6,7 @@ would carry the key elsewhere.
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -127,12 +128,17 @@ class Rest:
             raise NotSent("the wallet was closed") from error
 
 
-async def _json(response: httpx.Response) -> Any:
+async def _read(response: httpx.Response) -> bytes:
     body = bytearray()
     async for chunk in response.aiter_bytes():
         body += chunk
         if len(body) > MAX_ANSWER:
             raise WalletError("untrustworthy", f"an answer of more than {MAX_ANSWER} bytes")
+    return bytes(body)
+
+
+async def _json(response: httpx.Response) -> Any:
+    body = await _read(response)
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -147,15 +153,19 @@ async def _refuse(response: httpx.Response, method: str, path: str) -> NoReturn:
     code: WalletErrorCode = _STATUS.get(status, "failed")
     if status in (502, 503, 504):  # a proxy's word, not the wallet's
         code = "unreachable"
-    try:
-        body = await _json(response)
-    except WalletError:
-        body = None
+    body: Any = None
+    with contextlib.suppress(WalletError, orjson.JSONDecodeError):
+        raw = await _read(response)
+        if response.headers.get("content-type", "").startswith("text/plain"):
+            body = raw[:_SAID_CHARS].decode(errors="replace")
+        body = orjson.loads(raw)
     raise Refused(code, f"{method} {path.partition('?')[0]}: {status} {said(body)}".rstrip(), status, body)
 
 
 def said(body: Any) -> str:
-    """What an error's JSON says, for people: cut, and on one line."""
+    """What an error's JSON, or its plain text, says, for people: cut, and on one line."""
+    if isinstance(body, str):
+        return clean(body)
     if isinstance(body, dict):
         for key in ("message", "detail", "error", "reason"):
             if isinstance(body.get(key), str):
