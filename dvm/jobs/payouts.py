@@ -1,0 +1,414 @@
+"""Payments that leave: withdrawals, and the operator's own revenue (money.md, rule 8).
+
+The row is the truth. It is reserved, in one transaction with the word that it is under way, before the wallet is
+asked, and ends only on the wallet's definite word (`dvm.jobs.payout_steps`). After a crash between any two steps
+the row is found reserved, and the wallet is asked what became of it.
+
+One process at a time moves money: the one that holds the data directory. Another may reserve a payout of the
+operator's in the database; it is taken up here within PICK_UP_SECONDS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+from dvm.jobs.outbox import Outbox
+from dvm.jobs.payees import PayoutRefused, payable
+from dvm.jobs.payout_steps import Declined, Due, Effect, Happening, Said, Step, Told, step
+from dvm.jobs.shop import Shop, publication
+from dvm.jobs.trouble import Trouble
+from dvm.ledger import LedgerError, Link, Payout, PayoutState, Publication, ReceiptMaker, TooLittle, TooMuch
+from dvm.lightning.base import InvoiceState, Payment, WalletError, WalletInfo
+from dvm.nip90 import Withdrawal, make_account_answer, make_receipt, next_second
+from dvm.nip90.account_answers import Status, WithdrawalState
+from dvm.nostr.encryption import EncryptError, Scheme
+from dvm.nostr.event import Event
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 64  # payments that the wallet is asked about at the same time
+OPEN_PER_CUSTOMER = 8  # unresolved withdrawals: whoever never lets his own be settled occupies few of those places
+PICK_UP_SECONDS = 3.0
+MAX_PAUSE = 300.0  # seconds between two looks at a payment that is long under way
+INFO_SECONDS = 60.0  # what the wallet can do is asked this rarely
+LONG_SECONDS = 3600  # a withdrawal that is open for longer is told to the operator
+NOT_ASKED = Payment(InvoiceState.UNKNOWN)
+
+_TEXTS = {
+    "expired": "the invoice has expired and was not paid: nothing was taken",
+    "failed": "no payment could be made to this invoice: nothing was taken",
+    "unavailable": "the provider's wallet cannot pay at the moment: nothing was taken",
+}
+
+
+@dataclass(slots=True)
+class _Open:
+    """A reserved payout: `doubt` as in `payout_steps`; `due` in seconds of the loop's clock."""
+
+    payout: Payout
+    doubt: int | None
+    due: float
+    pause: float
+    task: asyncio.Task[None] | None = field(default=None, repr=False)
+
+
+class Payouts:
+    """Pays what is reserved, each payout by one task at a time. `load` before anything else, then keep `run`
+    running; `close` leaves what is under way to the next start."""
+
+    def __init__(self, shop: Shop, outbox: Outbox) -> None:
+        self._shop = shop
+        self._outbox = outbox
+        self._open: dict[str, _Open] = {}
+        self._woken = asyncio.Event()
+        self._closing = False
+        self._known: tuple[float, WalletInfo] | None = None
+        self._unclear = Trouble(
+            log,
+            logging.WARNING,
+            "the wallet does not say what became of a payment; it stays reserved, and the wallet is asked again",
+            "the wallet says what becomes of payments again",
+        )
+
+    # --- what is asked of it ---------------------------------------------------------------------------
+
+    async def load(self) -> None:
+        """Take up, after a start, all that is reserved: it may have been sent."""
+        for payout in await self._shop.store.payouts((PayoutState.RESERVED,)):
+            self._take(payout, self._shop.now())
+
+    async def run(self) -> None:
+        """Pay, look and look again; until cancelled."""
+        loop = asyncio.get_running_loop()
+        picked = float("-inf")
+        while True:
+            self._woken.clear()
+            if loop.time() >= picked + PICK_UP_SECONDS:
+                picked = loop.time()
+                await self.pick_up()
+            self._start_due()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(self._shop.settings.retry_seconds, PICK_UP_SECONDS)):
+                    await self._woken.wait()
+
+    async def pick_up(self) -> None:
+        """Take up what another process has reserved."""
+        try:
+            reserved = await self._shop.store.payouts((PayoutState.RESERVED,))
+        except LedgerError as error:
+            log.error("the payouts cannot be read", extra={"error": str(error)})
+            return
+        for payout in reserved:
+            # Nobody but us pays, and what had been begun when we started is known: this has not been sent.
+            self._take(payout, None)
+
+    async def close(self) -> None:
+        """Wait for what is under way, `publish_seconds` at most; the next start asks the wallet about the rest."""
+        self._closing = True
+        tasks = [each.task for each in self._open.values() if each.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=self._shop.settings.publish_seconds)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def wallet_info(self) -> WalletInfo:
+        """The wallet, if it can pay. Raises PayoutRefused `unavailable`."""
+        now = asyncio.get_running_loop().time()
+        if self._known is None or now >= self._known[0] + INFO_SECONDS:
+            try:
+                async with asyncio.timeout(self._shop.settings.payout_seconds):
+                    self._known = now, await self._shop.wallet.info()
+            except (WalletError, TimeoutError):
+                raise PayoutRefused("unavailable", "the provider's wallet does not answer: try again later") from None
+        if not self._known[1].capabilities.pay:
+            raise PayoutRefused("unavailable", "the provider's wallet cannot pay: ask the provider")
+        return self._known[1]
+
+    async def withdraw(self, payout: Payout) -> None:
+        """Reserve a customer's withdrawal, say so, and pay it. Raises PayoutRefused, and then nothing has been
+        reserved. What is known already is left alone."""
+        if payout.id in self._open:
+            return
+        # Counted and added to without an await between: of a hundred requests at once, not each is the first.
+        mine = sum(each.payout.customer == payout.customer for each in self._open.values())
+        if mine >= OPEN_PER_CUSTOMER:
+            raise PayoutRefused("too-many-withdrawals", f"{mine} of your withdrawals are under way: wait for one")
+        said = self._answer(payout, "processing", state="reserved")
+        reserved = asyncio.ensure_future(
+            self._shop.store.reserve(payout, day_limit=self._shop.settings.payout_day_msat, publications=said)
+        )
+        self._open[payout.id] = entry = _Open(payout, None, float("inf"), 0.0)
+        try:
+            done = await reserved
+        except TooLittle:
+            self._open.pop(payout.id, None)
+            raise PayoutRefused("insufficient", await self._needs(payout)) from None
+        except TooMuch:
+            self._open.pop(payout.id, None)
+            most = self._shop.settings.payout_day_msat
+            raise PayoutRefused("daily-limit", f"at most {most} msat may be withdrawn within 24 hours") from None
+        except BaseException:  # it may be reserved all the same: the row is picked up
+            self._open.pop(payout.id, None)
+            raise
+        if not done:
+            self._open.pop(payout.id, None)
+            if await self._shop.store.payout(payout.id) is None:
+                raise PayoutRefused("invoice-used", "this invoice is known here already: make a new one")
+            return
+        log.info("a withdrawal is reserved", extra=_facts(payout))
+        self._outbox.send(said)
+        self._due(entry, 0.0)
+
+    async def refuse(self, payout: Payout, refused: PayoutRefused) -> None:
+        """Remember that it was refused, and say so: an answer that may be lost, since no money is in it."""
+        await self._shop.store.refuse_payout(payout, str(refused))
+        log.info("a withdrawal is refused", extra=_facts(payout) | {"code": refused.code, "text": refused.text})
+        self.repeat(replace(payout, state=PayoutState.REFUSED, reason=str(refused)))
+
+    def repeat(self, payout: Payout) -> None:
+        """Say once more how a withdrawal stands."""
+        if (event := self._said(payout)) is not None:
+            self._outbox.send_unstored(event, payout.relays)
+
+    def unresolved(self) -> list[Payout]:
+        """What is reserved."""
+        return [each.payout for each in self._open.values()]
+
+    def overdue(self) -> list[Payout]:
+        """What has been reserved for more than an hour."""
+        before = self._shop.now() - LONG_SECONDS
+        return [each.payout for each in self._open.values() if each.payout.created_at < before]
+
+    # --- when ------------------------------------------------------------------------------------------
+
+    def _take(self, payout: Payout, doubt: int | None) -> None:
+        if payout.id not in self._open:
+            self._open[payout.id] = entry = _Open(payout, doubt, 0.0, 0.0)
+            self._due(entry, 0.0)
+
+    def _due(self, entry: _Open, pause: float) -> None:
+        entry.due = asyncio.get_running_loop().time() + pause
+        self._woken.set()
+
+    def _start_due(self) -> None:
+        if self._closing:
+            return
+        now = asyncio.get_running_loop().time()
+        running = sum(each.task is not None for each in self._open.values())
+        waiting = sorted((each for each in self._open.values() if each.task is None), key=lambda each: each.due)
+        for entry in waiting[: max(0, AT_ONCE - running)]:
+            if entry.due > now:
+                break
+            entry.task = asyncio.get_running_loop().create_task(self._work(entry), name=f"payout {entry.payout.id}")
+
+    async def _work(self, entry: _Open) -> None:
+        """One go at one payout; whatever happens to it, the others are not stopped (money.md, case 25)."""
+        ended = False
+        try:
+            ended = await self._go_on(entry)
+        except LedgerError as error:
+            log.error("a payout could not be written; it is tried again", extra={"error": str(error), **_facts(entry)})
+        except Exception:
+            log.exception("an unexpected error in a payout; it is looked at again", extra=_facts(entry))
+        finally:
+            entry.task = None
+            if ended:
+                self._open.pop(entry.payout.id, None)
+                self._woken.set()
+            else:
+                first = self._shop.settings.retry_seconds
+                entry.pause = min(max(first, entry.pause * 2), MAX_PAUSE)
+                self._due(entry, entry.pause)
+
+    # --- what ------------------------------------------------------------------------------------------
+
+    async def _go_on(self, entry: _Open) -> bool:
+        """Carry out step after step; whether it has come to its end."""
+        payout = await self._shop.store.payout(entry.payout.id)
+        if payout is None or payout.state is not PayoutState.RESERVED:
+            return True  # read as reserved, and ended meanwhile: paid again, it would be paid twice
+        happening: Happening = Due()
+        while True:
+            following = step(payout, entry.doubt, happening, self._shop.now())
+            entry.doubt = following.doubt
+            match following.effect:
+                case Effect.PAY:
+                    if following.doubt is None and payout.customer is None:
+                        try:
+                            await self._spare(payout)
+                        except (WalletError, TimeoutError):  # not sent yet, so it can wait
+                            happening = Declined("rate_limited")
+                            continue
+                        except PayoutRefused as refused:
+                            return await self._return(payout, refused)
+                    happening = await self._pay(entry, payout)
+                case Effect.LOOK:
+                    happening = Told(await self._look(payout))
+                case Effect.WAIT:
+                    return False
+                case Effect.CHARGE:
+                    return await self._charge(entry, payout, following.fee_msat)
+                case Effect.RETURN:
+                    return await self._return(payout, _refusal(following))
+
+    async def _pay(self, entry: _Open, payout: Payout) -> Happening:
+        entry.doubt, before = self._shop.now(), entry.doubt  # however this ends, the request may have left
+        try:
+            async with asyncio.timeout(self._shop.settings.payout_seconds):
+                payment = await self._shop.wallet.pay(payout.bolt11, fee_limit_msat=payout.fee_limit_msat)
+        except TimeoutError:
+            payment = NOT_ASKED
+        except WalletError as error:
+            log.warning("the wallet did not pay", extra=_facts(payout) | {"error": str(error)})
+            entry.doubt = before
+            return Declined(error.code)
+        if payment.state in (InvoiceState.SETTLED, InvoiceState.FAILED):
+            entry.doubt = before
+        return Said(payment)
+
+    async def _look(self, payout: Payout) -> Payment:
+        try:
+            async with asyncio.timeout(self._shop.settings.payout_seconds):
+                payment = await self._shop.wallet.payment(payout.payment_hash)
+        except TimeoutError:
+            payment = NOT_ASKED
+        if payment.state is InvoiceState.UNKNOWN and payment.known:
+            self._unclear.failing(**_facts(payout))
+        else:
+            self._unclear.fine()
+        return payment
+
+    async def _spare(self, payout: Payout) -> None:
+        """The operator's own: an invoice that can be paid, out of what the wallet has beyond what is owed.
+
+        The books have seen to it that the revenue covers it. Raises PayoutRefused; WalletError or TimeoutError if
+        the wallet is away.
+        """
+        async with asyncio.timeout(self._shop.settings.payout_seconds):
+            info = await self._shop.wallet.info()
+        payable(payout.bolt11, now=self._shop.now(), amount_msat=payout.msat, network=info.network)
+        if not info.capabilities.pay:
+            raise PayoutRefused("unavailable", "this wallet, or its connection, cannot pay")
+        if info.balance_msat is None:
+            return
+        accounts = await self._shop.store.accounts()
+        most = payout.msat + payout.fee_limit_msat
+        # What is leaving, but for this, may be in the wallet still: it is not the operator's either way.
+        owed = accounts["customers"] + accounts["held"] + accounts["leaving"] - most
+        if info.balance_msat - most < owed:
+            raise PayoutRefused(
+                "owed",
+                f"the wallet has {info.balance_msat} msat and customers are owed {owed} msat: with this payment and "
+                "its fee it would have too little",
+            )
+
+    async def _charge(self, entry: _Open, payout: Payout, fee_msat: int) -> bool:
+        shop = self._shop
+        now = next_second(shop.now(), payout.created_at)
+        charged = min(fee_msat, payout.fee_limit_msat)
+        said = self._answer(payout, "success", state="paid", fee_msat=charged)
+        made: list[Publication] = []
+        maker = None if payout.customer is None else self._receipt_maker(payout, payout.customer, now, made)
+        if entry.doubt is None:
+            entry.doubt = shop.now()  # should the database fail now: it was sent
+        if await shop.store.paid_out(payout.id, fee_msat, maker, said, now):
+            log.info("paid out", extra=_facts(payout) | {"fee_msat": fee_msat})
+            if fee_msat > payout.fee_limit_msat:
+                log.warning(
+                    "the wallet paid more for routing than the limit; the customer was charged the limit",
+                    extra=_facts(payout) | {"fee_msat": fee_msat, "fee_limit_msat": payout.fee_limit_msat},
+                )
+            self._outbox.send((*made[-1:], *said))
+        return True
+
+    async def _return(self, payout: Payout, why: PayoutRefused) -> bool:
+        said = self._answer(payout, "error", state="failed", code=why.code, text=why.text)
+        now = next_second(self._shop.now(), payout.created_at)
+        if await self._shop.store.not_paid_out(payout.id, str(why), said, now):
+            log.info("not paid out", extra=_facts(payout) | {"reason": str(why)})
+            self._outbox.send(said)
+        return True
+
+    def _receipt_maker(self, payout: Payout, customer: str, now: int, made: list[Publication]) -> ReceiptMaker:
+        def make(link: Link) -> Publication:
+            keys, scheme = self._shop.keys, _scheme(payout)
+            event = make_receipt(keys, customer, link, now, d=self._shop.announcement, scheme=scheme)
+            made.append(publication(event, "receipt", payout.relays))
+            return made[-1]
+
+        return make
+
+    # --- what is said ----------------------------------------------------------------------------------
+
+    def _said(self, payout: Payout) -> Event | None:
+        match payout.state:
+            case PayoutState.RESERVED:
+                return self._event(payout, "processing", state="reserved")
+            case PayoutState.PAID:
+                fee = min(payout.fee_msat, payout.fee_limit_msat)
+                return self._event(payout, "success", state="paid", fee_msat=fee)
+            case _:
+                code, _, text = (payout.reason or "failed").partition(": ")
+                refused = payout.state is PayoutState.REFUSED
+                return self._event(payout, "error", state="refused" if refused else "failed", code=code, text=text)
+
+    def _answer(
+        self,
+        payout: Payout,
+        status: Status,
+        *,
+        state: WithdrawalState,
+        fee_msat: int = 0,
+        code: str = "",
+        text: str = "",
+    ) -> tuple[Publication, ...]:
+        """The answer as a publication; none for the operator, and none that cannot be encrypted."""
+        event = self._event(payout, status, state=state, fee_msat=fee_msat, code=code, text=text)
+        return () if event is None else (publication(event, f"withdrawal-{state}", payout.relays),)
+
+    def _event(
+        self,
+        payout: Payout,
+        status: Status,
+        *,
+        state: WithdrawalState,
+        fee_msat: int = 0,
+        code: str = "",
+        text: str = "",
+    ) -> Event | None:
+        if payout.customer is None:
+            return None
+        shop = self._shop
+        to = (payout.id, payout.customer, _scheme(payout))
+        withdrawal = Withdrawal(payout.id, state, payout.msat, fee_msat, payout.payment_hash)
+        at = shop.now() if state in ("reserved", "refused") else next_second(shop.now(), payout.created_at)
+        try:
+            return make_account_answer(shop.keys, to, at, status=status, code=code, text=text, withdrawal=withdrawal)
+        except EncryptError:  # nothing leaves in clear instead
+            log.warning("an answer about a withdrawal cannot be encrypted and is not sent", extra=_facts(payout))
+            return None
+
+    async def _needs(self, payout: Payout) -> str:
+        balance = await self._shop.store.balance(payout.customer or "")
+        return (
+            f"your balance is {balance.available} msat, and {payout.msat} msat with a fee of at most "
+            f"{payout.fee_limit_msat} msat were to be paid"
+        )
+
+
+def _scheme(payout: Payout) -> Scheme:
+    return "nip04" if payout.scheme == "nip04" else "nip44"
+
+
+def _refusal(following: Step) -> PayoutRefused:
+    return PayoutRefused(following.code, _TEXTS[following.code])
+
+
+def _facts(of: Payout | _Open) -> dict[str, object]:
+    """For the log: which payout, and over how much."""
+    payout = of.payout if isinstance(of, _Open) else of
+    return {"payout": payout.id, "customer": payout.customer, "msat": payout.msat, "hash": payout.payment_hash}
