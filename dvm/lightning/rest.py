@@ -62,7 +62,7 @@ class Rest:
             base_url=self.url,
             headers=dict(headers or {}),
             auth=auth,
-            verify=_context(tls_cert),
+            verify=tls_context(tls_cert),
             timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0)),
             follow_redirects=False,
             trust_env=False,
@@ -153,6 +153,11 @@ async def _refuse(response: httpx.Response, method: str, path: str) -> NoReturn:
     code: WalletErrorCode = _STATUS.get(status, "failed")
     if status in (502, 503, 504):  # a proxy's word, not the wallet's
         code = "unreachable"
+    if 300 <= status < 400:
+        text = (
+            f"{method} {path.partition('?')[0]}: {status}: it is elsewhere: set wallet.url to where it really answers"
+        )
+        raise Refused(code, text, status, None)
     body: Any = None
     with contextlib.suppress(WalletError, orjson.JSONDecodeError):
         raw = await _read(response)
@@ -190,7 +195,8 @@ def _connecting(error: Exception) -> str:
     return "no connection: is it running, and is wallet.url its address?"
 
 
-def _context(tls_cert: Path | None) -> ssl.SSLContext:
+def tls_context(tls_cert: Path | None) -> ssl.SSLContext:
+    """The machine's certificates, or only the one in that PEM file. Raises WalletError for a file that is none."""
     context = ssl.create_default_context()
     if tls_cert is not None:
         try:
