@@ -102,8 +102,9 @@ class Terms:
 class PendingPayment:
     """An invoice that was made for a job (or for a top-up: `job` None), to be watched for.
 
-    `customer` is whose balance it is if it pays no job. `hold`: a hold invoice, which only our preimage
-    settles. `zap`: the signed zap request (9734) as JSON text, if a zap receipt is ours to publish.
+    `customer` is whose balance it is if it pays no job; with a job it is stored as the job's, whoever pays.
+    `hold`: a hold invoice, which only our preimage settles; it is for a job. `zap`: the signed zap request
+    (9734) as JSON text, if a zap receipt is ours to publish.
     """
 
     payment_hash: str
@@ -179,8 +180,9 @@ class Metered:
 
 @dataclass(frozen=True, slots=True)
 class Deposit:
-    """What became of a settled payment: it paid `job` (now in state paid), or stands on the balance of
-    `customer`. `fresh` is False when it had been credited before: nothing was changed then."""
+    """What became of a settled payment: it paid `job` (now in state paid, or further on if a promise had paid it),
+    or stands on the balance of `customer`. `fresh` is False when it had been credited before: nothing was changed
+    then. Of a promise (`Store.accept`), `msat` waits at the wallet and `paid` says whether it pays its job."""
 
     customer: str
     job: str | None
@@ -215,7 +217,9 @@ class Payout:
     """A payment that leaves: a customer's withdrawal, or (`customer` None) the operator's, out of revenue.
 
     `id` is the id of the request (64 hex digits). `msat` goes to the payee; up to `fee_limit_msat` more is
-    reserved for routing, of which `fee_msat` was used in the end. `relays` are where its answers go.
+    reserved for routing, of which `fee_msat` was used in the end (what is above the limit, the operator bears).
+    `created_at` is when it was reserved by our own clock, since the daily limit goes by it. `relays` are where
+    its answers go.
     """
 
     id: str
@@ -313,7 +317,8 @@ class Store(Protocol):
 
     async def expect(self, payment: PendingPayment) -> bool:
         """Watch for one more payment: a zap, or a top-up. False, with nothing changed, if its hash is known
-        already: whom an invoice credits is fixed when it is first heard of."""
+        already, from whatever payment or payout: whom an invoice credits is fixed when it is first heard of.
+        Raises LedgerError if its job is unknown."""
         ...
 
     async def pending(self, payment_hash: str) -> PendingPayment | None:
@@ -332,8 +337,9 @@ class Store(Protocol):
 
         Late, too little, or for a job that is no longer open: it stands on the customer's balance, and
         `credit` makes the receipt that says so. Should that balance now cover the quote of the job that the
-        payment names, the job is paid out of it. `publications` (a zap receipt) are stored with it if it is
-        fresh. None: no such payment is expected.
+        payment names, the job is paid out of it. The promise of a job that is still open stands behind that job
+        and becomes its hold. `publications` (a zap receipt) are stored with it if it is fresh. None: no such
+        payment is expected.
         """
         ...
 
@@ -341,28 +347,33 @@ class Store(Protocol):
 
     async def accept(self, payment_hash: str, msat: int) -> Deposit | None:
         """The HTLCs of a hold invoice are there: quoted → paid, by a promise; no money moves. `paid` False:
-        its job does not need it any more, or it is too little, and the invoice is to be cancelled."""
+        its job does not need it any more, or it is too little, and the invoice is to be cancelled: that is final.
+        Asked again (`fresh` False), `paid` says whether its job may still deliver. None: no such hold invoice."""
         ...
 
     async def promise(self, job_id: str) -> PendingPayment | None:
-        """The accepted hold invoice that pays a job; None for a job that was paid in another way."""
+        """The accepted hold invoice that pays a job; None for a job that was paid in another way, and once the
+        invoice is settled or cancelled."""
         ...
 
     async def promises(self) -> list[tuple[PendingPayment, JobState]]:
-        """Every accepted hold invoice that is neither settled nor cancelled, with its job's state."""
+        """Every accepted hold invoice that is neither settled nor cancelled, with its job's state; also one that
+        is settled whose job is still settling, and one that was refused whose job has ended."""
         ...
 
     async def finish(self, job_id: str, finished: Finished, stamp: int) -> None:
-        """running → settling, for a job that is paid by a promise. Nothing is published."""
+        """running → settling, for a job that is paid by a promise. Nothing is published. Raises ConflictError for
+        another job, and if the promise was cancelled."""
         ...
 
     async def finished(self, job_id: str) -> Finished | None:
-        """What `finish` stored."""
+        """What `finish` stored, until the job ends."""
         ...
 
     async def settle(self, job_id: str, msat: int, receipt: ReceiptMaker, at: int) -> Posting:
         """settling → delivered: the wallet confirms that `msat` were settled. Deposit, hold and posting in
-        one transaction with the answer and its receipt, which may now be published."""
+        one transaction with the answer and its receipt, which may now be published. Raises ConflictError when it
+        was done before."""
         ...
 
     async def cancelled_hold(self, payment_hash: str, at: int) -> None:
@@ -372,9 +383,10 @@ class Store(Protocol):
     # Payments that leave.
 
     async def reserve(self, payout: Payout, *, day_limit: int, publications: Sequence[Publication] = ()) -> bool:
-        """Set `msat` + `fee_limit_msat` aside. False, with nothing changed, if its id or its payment hash is
-        known. `day_limit` (msat, 0: none) bounds what one customer may reserve within 24 hours; the operator's
-        payouts are not bound by it, but by the revenue. Raises TooLittle, TooMuch."""
+        """Set `msat` + `fee_limit_msat` aside. False, with nothing changed, if its id is known, or its payment
+        hash: from another payout that was not refused, or from a payment that we wait for or had. `day_limit`
+        (msat, 0: none) bounds what one customer may reserve within 24 hours; the operator's payouts are not bound
+        by it, but by the revenue. Raises TooLittle, TooMuch."""
         ...
 
     async def refuse_payout(self, payout: Payout, reason: str) -> None:
@@ -397,12 +409,13 @@ class Store(Protocol):
     ) -> bool:
         """reserved → paid: the wallet says that it has been paid, with this fee. The rest of the reserve
         returns; what the fee was above its limit is the operator's (`fees`). A customer's withdrawal is a link
-        of the chain: `receipt` gets the payment with a negative amount. False if it was ended before."""
+        of the chain: `receipt` gets the payment with a negative amount, and must be there. False if it was ended
+        before. Raises LedgerError if there is no such payout."""
         ...
 
     async def not_paid_out(self, payout_id: str, reason: str, publications: Sequence[Publication], at: int) -> bool:
         """reserved → failed: the wallet says that it never will be paid. All of it returns. False if it was
-        ended before."""
+        ended before. Raises LedgerError if there is no such payout."""
         ...
 
     async def claim(self, job_id: str, lease_until: int, at: int) -> Job:
@@ -478,8 +491,9 @@ class Store(Protocol):
         """How many quotes are open, by customer."""
         ...
 
-    async def overdue(self, at: int, limit: int) -> list[tuple[str, str]]:
-        """Job and payment hash of quotes whose time is up, oldest first."""
+    async def overdue(self, at: int, limit: int) -> list[tuple[str, str | None]]:
+        """Job and payment hash of quotes whose time is up, oldest first. One line a job: the hash is that of its
+        invoice, else of a zap that has not settled, else None."""
         ...
 
     async def watched(self, at: int) -> list[PendingPayment]:

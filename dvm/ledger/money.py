@@ -12,6 +12,7 @@ from dvm.ledger.base import ConflictError, LedgerError, Link, Publication, Recei
 
 WALLET = "wallet"
 REVENUE = "revenue"
+FEES = "fees"
 
 
 def customer(pubkey: str) -> str:
@@ -22,6 +23,11 @@ def customer(pubkey: str) -> str:
 def held(job_id: str) -> str:
     """The account that stands behind one running job."""
     return f"held:{job_id}"
+
+
+def leaving(payout_id: str) -> str:
+    """The account that stands behind one payment that leaves."""
+    return f"payout:{payout_id}"
 
 
 def transfer(db: sqlite3.Connection, what: str, ref: str, debit: str, credit: str, msat: int, at: int) -> bool:
@@ -50,8 +56,32 @@ def transfer(db: sqlite3.Connection, what: str, ref: str, debit: str, credit: st
 
 def available(db: sqlite3.Connection, pubkey: str) -> int:
     """A customer's balance, in msat. The one query that both shows it and admits a job (case 9)."""
-    row = db.execute("SELECT msat FROM accounts WHERE name = ?", (customer(pubkey),)).fetchone()
+    return holdings(db, customer(pubkey))
+
+
+def holdings(db: sqlite3.Connection, account: str) -> int:
+    """What an account holds, in msat."""
+    row = db.execute("SELECT msat FROM accounts WHERE name = ?", (account,)).fetchone()
     return row[0] if row else 0
+
+
+def drop(db: sqlite3.Connection, account: str) -> None:
+    """Forget an account that was for one job or payout, once it is empty."""
+    db.execute("DELETE FROM accounts WHERE name = ? AND msat = 0", (account,))
+
+
+def settled(db: sqlite3.Connection, payment_hash: str, pubkey: str, msat: int, at: int) -> None:
+    """The deposit of a settled payment (money.md, rule 4)."""
+    transfer(db, "invoice", payment_hash, WALLET, customer(pubkey), msat, at)
+    db.execute(
+        "UPDATE payments SET received_msat = ?, settled_at = ? WHERE payment_hash = ? AND settled_at IS NULL",
+        (msat, at, payment_hash),
+    )
+
+
+def has_hold(db: sqlite3.Connection, job_id: str) -> bool:
+    """Whether money of ours stands behind a job; none does while only a promise pays it."""
+    return db.execute("SELECT 1 FROM holds WHERE job = ? AND state = 'open'", (job_id,)).fetchone() is not None
 
 
 def open_hold(db: sqlite3.Connection, job_id: str, pubkey: str, msat: int, at: int) -> None:
@@ -69,7 +99,7 @@ def post_hold(db: sqlite3.Connection, job_id: str, cost: int, at: int) -> tuple[
         transfer(db, "settle", job_id, held(job_id), REVENUE, cost, at)
     if msat > cost:
         transfer(db, "change", job_id, held(job_id), customer(pubkey), msat - cost, at)
-    _drop_held(db, job_id)
+    drop(db, held(job_id))
     return cost, msat - cost
 
 
@@ -78,7 +108,7 @@ def void_hold(db: sqlite3.Connection, job_id: str, at: int) -> int:
     pubkey, msat = _end_hold(db, job_id, "voided")
     if msat:
         transfer(db, "void", job_id, held(job_id), customer(pubkey), msat, at)
-    _drop_held(db, job_id)
+    drop(db, held(job_id))
     return msat
 
 
@@ -114,7 +144,8 @@ def add_receipt(
         (publication.id, pubkey, link.seq, prev, job_id, paid, cost, link.after, at),
     )
     for payment in payments:
-        db.execute("UPDATE payments SET receipt = ? WHERE payment_hash = ?", (publication.id, payment.payment_hash))
+        if payment.msat > 0:  # what left is no payment that came
+            db.execute("UPDATE payments SET receipt = ? WHERE payment_hash = ?", (publication.id, payment.payment_hash))
     return publication
 
 
@@ -126,7 +157,3 @@ def _end_hold(db: sqlite3.Connection, job_id: str, state: str) -> tuple[str, int
     if row is None:
         raise ConflictError(f"job {job_id} has no open hold")
     return row
-
-
-def _drop_held(db: sqlite3.Connection, job_id: str) -> None:
-    db.execute("DELETE FROM accounts WHERE name = ? AND msat = 0", (held(job_id),))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Collection
 
 from dvm.ledger import money
-from dvm.ledger.base import Balance, Entry, Job, JobState, Outgoing, PendingPayment, UsageRow
+from dvm.ledger.base import Balance, Entry, Job, JobState, PendingPayment, UsageRow
 
 # How long after its quote's end a payment is still looked for. It can settle late only while an HTLC is
 # under way, which Lightning bounds to about two weeks (BOLT 2, cltv_expiry_too_far).
@@ -18,7 +17,11 @@ JOB_COLUMNS = (
     " quote_msat, expires_at, attempts, lease_until, reason, result"
 )
 _JOB = f"SELECT {JOB_COLUMNS} FROM jobs"  # noqa: S608 - the columns are ours
-_OUTGOING = "SELECT id, job, role, payload, relays, at FROM outbox"
+PAYMENT_COLUMNS = (
+    "payments.payment_hash, payments.source, payments.customer, payments.job, payments.bolt11, payments.msat,"
+    " payments.created_at, payments.expires_at, payments.hold, payments.zap"
+)
+_PAYMENT = f"SELECT {PAYMENT_COLUMNS} FROM payments"  # noqa: S608 - the columns are ours
 
 
 def find_job(db: sqlite3.Connection, job_id: str) -> Job | None:
@@ -27,8 +30,9 @@ def find_job(db: sqlite3.Connection, job_id: str) -> Job | None:
 
 
 def jobs(db: sqlite3.Connection, states: Collection[JobState], limit: int) -> list[Job]:
-    marks = ", ".join("?" * len(states))
-    rows = db.execute(f"{_JOB} WHERE state IN ({marks}) ORDER BY received_at, id LIMIT ?", (*sorted(states), limit))
+    # One comparison for each, and not IN: so SQLite sees that the index of the open jobs is enough.
+    found = " OR ".join(["state = ?"] * len(states)) or "FALSE"
+    rows = db.execute(f"{_JOB} WHERE {found} ORDER BY received_at, id LIMIT ?", (*sorted(states), limit))
     return [job_of(row) for row in rows]
 
 
@@ -37,41 +41,38 @@ def quoted(db: sqlite3.Connection) -> dict[str, int]:
     return dict(db.execute("SELECT customer, count(*) FROM jobs WHERE state = 'quoted' GROUP BY customer").fetchall())
 
 
-def overdue(db: sqlite3.Connection, at: int, limit: int) -> list[tuple[str, str]]:
-    """Job and payment hash of the quotes whose time is up."""
+def overdue(db: sqlite3.Connection, at: int, limit: int) -> list[tuple[str, str | None]]:
+    """The quotes whose time is up, each with the payment that is most likely to have paid it after all."""
     return db.execute(
-        "SELECT jobs.id, payment_hash FROM jobs JOIN payments ON payments.job = jobs.id"
-        " WHERE state = 'quoted' AND jobs.expires_at <= ? ORDER BY jobs.expires_at LIMIT ?",
+        "SELECT id, (SELECT payment_hash FROM payments WHERE payments.job = jobs.id AND settled_at IS NULL"
+        " AND cancelled_at IS NULL ORDER BY source = 'zap', payments.created_at LIMIT 1)"
+        " FROM jobs WHERE state = 'quoted' AND expires_at <= ? ORDER BY expires_at LIMIT ?",
         (at, limit),
     ).fetchall()
 
 
+def pending(db: sqlite3.Connection, payment_hash: str) -> PendingPayment | None:
+    row = db.execute(f"{_PAYMENT} WHERE payment_hash = ?", (payment_hash,)).fetchone()
+    return payment_of(row) if row else None
+
+
 def watched(db: sqlite3.Connection, at: int) -> list[PendingPayment]:
     rows = db.execute(
-        "SELECT payment_hash, source, customer, job, bolt11, msat, created_at, expires_at FROM payments"
-        " WHERE settled_at IS NULL AND expires_at > ? ORDER BY created_at",
+        f"{_PAYMENT} WHERE settled_at IS NULL AND cancelled_at IS NULL AND expires_at > ? ORDER BY created_at",
         (at - WATCH_SECONDS,),
     )
-    return [PendingPayment(*row) for row in rows]
-
-
-def unsent(db: sqlite3.Connection, limit: int, skip: Collection[str] = ()) -> list[Outgoing]:
-    query, values = f"{_OUTGOING} WHERE sent_at IS NULL", list[str | int]()
-    if skip:
-        query += " AND id NOT IN (SELECT value FROM json_each(?))"
-        values.append(json.dumps(list(skip)))
-    return [_outgoing(row) for row in db.execute(f"{query} ORDER BY seq LIMIT ?", (*values, limit))]
-
-
-def answers(db: sqlite3.Connection, job_id: str) -> list[Outgoing]:
-    return [_outgoing(row) for row in db.execute(f"{_OUTGOING} WHERE job = ? ORDER BY seq", (job_id,))]
+    return [payment_of(row) for row in rows]
 
 
 def balance(db: sqlite3.Connection, pubkey: str) -> Balance:
     held = db.execute(
         "SELECT coalesce(sum(msat), 0) FROM holds WHERE customer = ? AND state = 'open'", (pubkey,)
     ).fetchone()[0]
-    return Balance(money.available(db, pubkey), held)
+    leaving = db.execute(
+        "SELECT coalesce(sum(msat + fee_limit_msat), 0) FROM payouts WHERE customer = ? AND state = 'reserved'",
+        (pubkey,),
+    ).fetchone()[0]
+    return Balance(money.available(db, pubkey), held, leaving)
 
 
 def balances(db: sqlite3.Connection, limit: int) -> list[tuple[str, Balance]]:
@@ -79,6 +80,7 @@ def balances(db: sqlite3.Connection, limit: int) -> list[tuple[str, Balance]]:
     rows = db.execute(
         "SELECT substr(name, 10) FROM accounts WHERE name LIKE 'customer:%' AND msat > 0"
         " UNION SELECT customer FROM holds WHERE state = 'open'"
+        " UNION SELECT customer FROM payouts WHERE state = 'reserved' AND customer IS NOT NULL"
     ).fetchall()
     found = [(row[0], balance(db, row[0])) for row in rows]
     return sorted(found, key=lambda each: (-each[1].available, each[0]))[:limit]
@@ -93,13 +95,24 @@ def statement(db: sqlite3.Connection, pubkey: str, limit: int) -> list[Entry]:
 
 
 def accounts(db: sqlite3.Connection) -> dict[str, int]:
-    found = {"wallet": 0, "customers": 0, "held": 0, "revenue": 0, "fees": 0}
+    found = {"wallet": 0, "customers": 0, "held": 0, "leaving": 0, "revenue": 0, "fees": 0}
     rows = db.execute(
-        "SELECT CASE WHEN name LIKE 'customer:%' THEN 'customers' WHEN name LIKE 'held:%' THEN 'held' ELSE name END,"
-        " sum(msat) FROM accounts GROUP BY 1"
+        "SELECT CASE WHEN name LIKE 'customer:%' THEN 'customers' WHEN name LIKE 'held:%' THEN 'held'"
+        " WHEN name LIKE 'payout:%' THEN 'leaving' ELSE name END, sum(msat) FROM accounts GROUP BY 1"
     )
     found.update(rows)
     return found
+
+
+def owed(db: sqlite3.Connection) -> int:
+    """What customers are owed in all, in msat: their balances, what is held for their jobs, and what is reserved
+    for their withdrawals. The operator's own payouts are not among it."""
+    total: int = db.execute(
+        "SELECT (SELECT coalesce(sum(msat), 0) FROM accounts WHERE name LIKE 'customer:%' OR name LIKE 'held:%')"
+        " + (SELECT coalesce(sum(msat + fee_limit_msat), 0) FROM payouts"
+        "    WHERE state = 'reserved' AND customer IS NOT NULL)"
+    ).fetchone()[0]
+    return total
 
 
 def report(db: sqlite3.Connection, since: int) -> list[UsageRow]:
@@ -123,6 +136,8 @@ def job_of(row: tuple[object, ...]) -> Job:
     return Job(*fields)  # type: ignore[arg-type]
 
 
-def _outgoing(row: tuple[str, str | None, str, str, str, int]) -> Outgoing:
-    event_id, job, role, payload, relays, at = row
-    return Outgoing(event_id, job, role, payload, tuple(json.loads(relays)), at)
+def payment_of(row: tuple[object, ...]) -> PendingPayment:
+    """The payment in a row of PAYMENT_COLUMNS."""
+    fields = list(row)
+    fields[8] = bool(fields[8])
+    return PendingPayment(*fields)  # type: ignore[arg-type]

@@ -3,6 +3,8 @@ has been released; add another. The comments say what each constraint protects."
 
 from __future__ import annotations
 
+import sqlite3
+
 from sqlite_utils import Database, Migrations
 
 migrations = Migrations("dvm")
@@ -142,3 +144,101 @@ def m002_jobs(db: Database) -> None:
         "CREATE TABLE facts (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID",
     ):
         db.execute(statement)
+
+
+@migrations()
+def m003_promises_and_payouts(db: Database) -> None:
+    """Hold invoices, zaps, and payments that leave: money.md, rules 7 and 8.
+
+    SQLite changes a CHECK only by building the table anew, so `jobs` is copied: whoever applies this has
+    foreign keys switched off (a transaction cannot do so itself), and they are checked before the end. With
+    foreign keys on, DROP TABLE is refused and nothing is changed.
+    """
+    for statement in (
+        # 'settling': an answer is ready, and the money that was promised for it is not ours yet.
+        """CREATE TABLE new_jobs (
+            id TEXT PRIMARY KEY,
+            customer TEXT NOT NULL,
+            kind INTEGER NOT NULL,
+            state TEXT NOT NULL CHECK (state IN ('received', 'quoted', 'paid', 'waiting', 'running', 'settling',
+                                                 'delivered', 'failed', 'cancelled', 'rejected', 'expired')),
+            request TEXT NOT NULL,
+            received_at INTEGER NOT NULL,
+            stamp INTEGER NOT NULL,
+            model TEXT,
+            price TEXT,
+            input_tokens INTEGER NOT NULL DEFAULT 0,
+            max_output INTEGER NOT NULL DEFAULT 0,
+            quote_msat INTEGER NOT NULL DEFAULT 0 CHECK (quote_msat >= 0),
+            expires_at INTEGER,
+            attempts INTEGER NOT NULL DEFAULT 0,
+            lease_until INTEGER,
+            reason TEXT,
+            result TEXT
+        ) STRICT""",
+        """INSERT INTO new_jobs
+            SELECT id, customer, kind, state, request, received_at, stamp, model, price, input_tokens, max_output,
+                   quote_msat, expires_at, attempts, lease_until, reason, result FROM jobs ORDER BY rowid""",
+        "DROP TABLE jobs",
+        "ALTER TABLE new_jobs RENAME TO jobs",
+        # Said with OR, since SQLite sees only then that a query for one of these states may use it.
+        """CREATE INDEX jobs_open ON jobs(state, received_at)
+            WHERE state = 'received' OR state = 'quoted' OR state = 'paid' OR state = 'waiting'
+               OR state = 'running' OR state = 'settling'""",
+        "CREATE INDEX jobs_expiring ON jobs(expires_at) WHERE state = 'quoted'",
+        # A hold invoice is for one job. `promise` is set once: 'accepted' pays its job, 'refused' never will.
+        # When it ended stands in `settled_at`, as of every payment, or in `cancelled_at`.
+        "ALTER TABLE payments ADD COLUMN hold INTEGER NOT NULL DEFAULT 0 CHECK (hold IN (0, 1) AND"
+        " (hold = 0 OR job IS NOT NULL))",
+        "ALTER TABLE payments ADD COLUMN promise TEXT CHECK (promise IS NULL OR"
+        " (hold = 1 AND promise IN ('accepted', 'refused')))",
+        "ALTER TABLE payments ADD COLUMN cancelled_at INTEGER CHECK (cancelled_at IS NULL OR hold = 1)",
+        "ALTER TABLE payments ADD COLUMN zap TEXT",
+        # UNIQUE: one promise pays a job, so one preimage is owed for one answer.
+        "CREATE UNIQUE INDEX payments_promise ON payments(job) WHERE promise = 'accepted'",
+        "CREATE INDEX payments_promised ON payments(promise)"
+        " WHERE promise IS NOT NULL AND settled_at IS NULL AND cancelled_at IS NULL",
+        # What is watched for is found by its end: of what has ended long ago there is more and more.
+        "DROP INDEX payments_open",
+        "CREATE INDEX payments_watched ON payments(expires_at) WHERE settled_at IS NULL AND cancelled_at IS NULL",
+        # PRIMARY KEY: one answer for one promise. A row lives from `finish` to the end of its job.
+        """CREATE TABLE finished (
+            job TEXT PRIMARY KEY REFERENCES jobs(id),
+            answer TEXT NOT NULL,
+            role TEXT NOT NULL,
+            payload TEXT NOT NULL,
+            relays TEXT NOT NULL,
+            cost INTEGER NOT NULL CHECK (cost >= 0),
+            used TEXT NOT NULL,
+            work TEXT NOT NULL
+        ) STRICT, WITHOUT ROWID""",
+        # PRIMARY KEY: a request for money is taken up once, for ever. A payout ends once: 'reserved' is the only
+        # state that an UPDATE starts from. What a customer was paid stands on a receipt.
+        """CREATE TABLE payouts (
+            id TEXT PRIMARY KEY,
+            customer TEXT,
+            bolt11 TEXT NOT NULL,
+            payment_hash TEXT NOT NULL,
+            msat INTEGER NOT NULL CHECK (msat > 0 OR state = 'refused'),
+            fee_limit_msat INTEGER NOT NULL CHECK (fee_limit_msat >= 0 OR state = 'refused'),
+            state TEXT NOT NULL CHECK (state IN ('reserved', 'paid', 'failed', 'refused')),
+            created_at INTEGER NOT NULL,
+            expires_at INTEGER NOT NULL,
+            ended_at INTEGER,
+            fee_msat INTEGER NOT NULL DEFAULT 0 CHECK (fee_msat >= 0 AND (fee_msat = 0 OR state = 'paid')),
+            reason TEXT,
+            scheme TEXT,
+            relays TEXT NOT NULL,
+            receipt TEXT,
+            CHECK ((state = 'reserved') = (ended_at IS NULL)),
+            CHECK ((receipt IS NOT NULL) = (state = 'paid' AND customer IS NOT NULL))
+        ) STRICT, WITHOUT ROWID""",
+        # UNIQUE: no invoice is paid for two requests, not even after it failed for the first: a wallet may tell
+        # of a failure and mean one of several attempts.
+        "CREATE UNIQUE INDEX payouts_hash ON payouts(payment_hash) WHERE state <> 'refused'",
+        "CREATE INDEX payouts_customer ON payouts(customer, created_at) WHERE state = 'reserved' OR state = 'paid'",
+        "CREATE INDEX payouts_reserved ON payouts(created_at) WHERE state = 'reserved'",
+    ):
+        db.execute(statement)
+    if broken := db.execute("PRAGMA foreign_key_check").fetchall():
+        raise sqlite3.IntegrityError(f"{len(broken)} rows refer to nothing, the first in {broken[0][0]}")

@@ -52,7 +52,14 @@ async def test_a_paid_job_is_billed_and_its_change_pays_the_next(store: SqliteSt
     await store.open_job(second)
     assert await store.hold(second.id, terms(14_000), NOW)
     assert await store.balance("alice") == Balance(500, 14_000)
-    assert await store.accounts() == {"wallet": -21_000, "customers": 500, "held": 14_000, "revenue": 6_500, "fees": 0}
+    assert await store.accounts() == {
+        "wallet": -21_000,
+        "customers": 500,
+        "held": 14_000,
+        "leaving": 0,
+        "revenue": 6_500,
+        "fees": 0,
+    }
 
 
 async def test_receipts_are_numbered_in_the_order_in_which_they_settle(store: SqliteStore) -> None:
@@ -216,12 +223,12 @@ async def test_money_16_paid_late_too_little_or_after_cancelling_goes_to_the_bal
     late, late_invoice = await quoted(store, "late", 10_000)
     await store.close_unpaid(late.id, to=JobState.EXPIRED, reason="x", publications=(), at=NOW, stamp=NOW)
     _, little_invoice = await quoted(store, "little", 10_000)
-    for invoice, msat in ((late_invoice, 10_000), (little_invoice, 9_999)):
+    for invoice, msat in ((little_invoice, 9_999), (late_invoice, 10_000)):
         deposit = await store.deposit(invoice.payment_hash, msat, NOW, receipt_for("alice"))
         assert deposit is not None
         assert not deposit.paid
     assert await store.balance("alice") == Balance(19_999, 0)
-    assert [(e.seq, e.paid, e.cost) for e in await store.statement("alice")] == [(2, 9_999, 0), (1, 10_000, 0)]
+    assert [(e.seq, e.paid, e.cost) for e in await store.statement("alice")] == [(2, 10_000, 0), (1, 9_999, 0)]
 
 
 def test_payment_helper_is_one_hash_a_job() -> None:
