@@ -82,7 +82,7 @@ async def test_one_job_that_cannot_be_given_back_does_not_keep_the_shop_closed(
         raise RuntimeError("this receipt cannot be made")
 
     with monkeypatch.context() as patch:
-        patch.setattr("dvm.jobs.runner.make_receipt", broken)
+        patch.setattr("dvm.jobs.endings.make_receipt", broken)
         await shop.open()
         assert isinstance(shop.engine, Engine)
         await buyer.quote(await buyer.ask("an honest question"))
@@ -100,10 +100,10 @@ async def test_a_stop_waits_for_no_invoice_and_the_job_is_quoted_after_the_next_
     await shop.reopen()
     shop.wallet.faults.error = "unreachable"
     retrying = await buyer.ask("a")
-    await until(lambda: shop.engine.intake._waiting)
+    await until(lambda: shop.engine.intake._invoicing._waiting)
     shop.wallet.faults = Faults(delay=3600)  # asked, and without an answer
     asking = await buyer.ask("b")
-    await until(lambda: len(shop.engine.intake._waiting) == 2)
+    await until(lambda: len(shop.engine.intake._invoicing._waiting) == 2)
     await asyncio.wait_for(shop.close(), 20)
     assert shop.engine.intake.open_quotes_total() == 0
     shop.wallet.faults = Faults()
