@@ -299,10 +299,14 @@ class Store(Protocol):
         """Everything that was published for a job, oldest first."""
         ...
 
+    async def job_of_event(self, event_id: str) -> str | None:
+        """The job whose quote or result this event is."""
+        ...
+
     async def balance(self, customer: str) -> Balance: ...
 
-    async def statement(self, customer: str, limit: int = 1000) -> list[Entry]:
-        """The customer's receipts, newest first."""
+    async def statement(self, customer: str, limit: int = 1000, before: int | None = None) -> list[Entry]:
+        """The customer's receipts, newest first; with `before` only those of a lower number."""
         ...
 
     async def accounts(self) -> dict[str, int]:

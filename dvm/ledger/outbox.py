@@ -39,6 +39,14 @@ def answers(db: sqlite3.Connection, job_id: str) -> list[Outgoing]:
     return [_outgoing(row) for row in db.execute(f"{_OUTGOING} WHERE job = ? ORDER BY seq", (job_id,))]
 
 
+def job_of(db: sqlite3.Connection, event_id: str) -> str | None:
+    """The job whose quote or result this event is."""
+    row = db.execute(
+        "SELECT job FROM outbox WHERE id = ? AND (role = 'quote' OR role = 'result')", (event_id,)
+    ).fetchone()
+    return row[0] if row else None
+
+
 def relays_to_json(relays: Sequence[str]) -> str:
     """As the database has them."""
     return json.dumps(relays) if relays else "[]"

@@ -86,10 +86,12 @@ def balances(db: sqlite3.Connection, limit: int) -> list[tuple[str, Balance]]:
     return sorted(found, key=lambda each: (-each[1].available, each[0]))[:limit]
 
 
-def statement(db: sqlite3.Connection, pubkey: str, limit: int) -> list[Entry]:
+def statement(db: sqlite3.Connection, pubkey: str, limit: int, before: int | None = None) -> list[Entry]:
+    """The newest receipts first; with `before` only those of a lower number."""
     rows = db.execute(
-        "SELECT seq, id, job, at, paid, cost, after FROM receipts WHERE customer = ? ORDER BY seq DESC LIMIT ?",
-        (pubkey, limit),
+        "SELECT seq, id, job, at, paid, cost, after FROM receipts WHERE customer = ?1 AND seq < coalesce(?2, 1 << 62)"
+        " ORDER BY seq DESC LIMIT ?3",
+        (pubkey, before, limit),
     )
     return [Entry(*row) for row in rows]
 

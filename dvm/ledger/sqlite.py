@@ -255,6 +255,9 @@ class SqliteStore:
     async def answers(self, job_id: str) -> list[Outgoing]:
         return await self._read(lambda db: outbox.answers(db, job_id))
 
+    async def job_of_event(self, event_id: str) -> str | None:
+        return await self._read(lambda db: outbox.job_of(db, event_id))
+
     # Looking things up
 
     async def job(self, job_id: str) -> Job | None:
@@ -275,8 +278,8 @@ class SqliteStore:
     async def balance(self, customer: str) -> Balance:
         return await self._read(lambda db: queries.balance(db, customer))
 
-    async def statement(self, customer: str, limit: int = 1000) -> list[Entry]:
-        return await self._read(lambda db: queries.statement(db, customer, limit))
+    async def statement(self, customer: str, limit: int = 1000, before: int | None = None) -> list[Entry]:
+        return await self._read(lambda db: queries.statement(db, customer, limit, before))
 
     async def accounts(self) -> dict[str, int]:
         return await self._read(queries.accounts)
