@@ -123,7 +123,7 @@ async def test_a_request_that_comes_to_its_invoice_while_the_shop_closes_is_quot
     job = await buyer.ask("a")
     await until(shop.engine.intake.open_quotes_total)
     closing = asyncio.create_task(shop.close())
-    await until(lambda: shop.engine.intake._closing)
+    await until(lambda: shop.engine.intake._invoicing._closing)
     counted.set()
     await asyncio.wait_for(closing, 20)
     shop.wallet.faults = Faults()
