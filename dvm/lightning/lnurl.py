@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +108,8 @@ class LnurlClient:
             raise LnurlError(f"asked for {msat} msat, its server gave an invoice over {invoice.msat}")
         if invoice.network != network:
             raise LnurlError(f"its server gave an invoice for {invoice.network}, and {network} is expected")
+        if invoice.expires_at <= time.time():
+            raise LnurlError("its server gave an invoice that has expired already", refused=False)
         if invoice.unknown_required:
             raise LnurlError("its server gave an invoice that demands what no wallet here knows")
         if invoice.description_hash not in (None, description_hash(zap_request or params.metadata)):
@@ -143,8 +146,12 @@ class LnurlClient:
         """The JSON object that a server answers, unless it is its refusal."""
         try:
             fetched = await self._fetcher.get(url, params=query, accept="application/json")
+        except FetchError as error:
+            raise LnurlError(f"its server: {error}", refused=False) from None
+        try:
             answer = fetched.json()
         except FetchError as error:
+            _must_be_ok(fetched)
             raise LnurlError(f"its server: {error}", refused=False) from None
         if not isinstance(answer, dict):
             raise LnurlError("its server answered what is no JSON object", refused=False)

@@ -170,12 +170,14 @@ def make_zap_receipt(keys: Keys, request: str, bolt11: str, paid_at: int) -> Eve
     try:
         event = Event.from_json(request)
         named = one_tag(event.tags, "p", 2)
-        about = [one_tag(event.tags, name, 2) for name in ("e", "a", "k")]
+        about = [one_tag(event.tags, name, 2) for name in ("e", "a")]
     except ValueError as error:
         raise InvalidZap(f"request: {error}") from None
     if named is None or event.kind != ZAP_REQUEST:
         raise InvalidZap(f"request: p and kind {ZAP_REQUEST} expected")
-    tags = [tag[:2] for tag in (named, *about) if tag is not None]
+    # `k` is nothing that was checked: a payment must not go uncredited for what stands there.
+    kinds = [tag for tag in event.all("k")[:1] if len(tag) > 1]
+    tags = [tag[:2] for tag in (named, *about, *kinds) if tag is not None]
     tags += [["P", event.pubkey], ["bolt11", bolt11], ["description", request]]
     return keys.sign(ZAP_RECEIPT, tags, "", paid_at)
 

@@ -1,0 +1,211 @@
+"""Zaps: what they pay for, the invoices of our own Lightning address, and our receipts for them (NIP-57).
+
+Receipts that another provider makes for our address are the business of `dvm.jobs.zap_receipts`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from dataclasses import dataclass
+from typing import Protocol
+
+import orjson
+
+from dvm.jobs.shop import Shop, ZapSettings, publication
+from dvm.jobs.trouble import Trouble
+from dvm.ledger import LedgerError, PendingPayment, Publication
+from dvm.lightning.base import Invoice, WalletError
+from dvm.lightning.lnurl_address import InvalidLnurl, pay_url
+from dvm.lightning.zaps import (
+    InvalidZap,
+    ZapRequest,
+    description_hash,
+    make_zap_receipt,
+    parse_zap_request,
+    relays_of,
+)
+from dvm.nip90.wire import ANNOUNCEMENT, MSAT
+from dvm.nostr.frames import clean
+
+log = logging.getLogger(__name__)
+
+EXPIRY_SECONDS = 900  # of an invoice that anybody may ask for: so long it may count as open
+MAX_OPEN = 2_000  # of these at once: each costs the wallet an invoice, and nobody anything
+COMMENT_CHARS = 255
+
+
+class NoInvoice(Exception):
+    """The payer gets no invoice; the text says why, to them: no secret, nothing of our insides."""
+
+
+class Watching(Protocol):
+    """The part of `Settlements` that is needed here."""
+
+    def expect(self, payment: PendingPayment) -> None:
+        """Watch for one more payment."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a zap pays: a job, or if `job` is None the balance of `customer`; None: a gift, nobody's top-up."""
+
+    customer: str | None
+    job: str | None = None
+
+
+class Zaps:
+    """Makes the invoices that a Lightning address of our own gives out. Needs `shop.zaps`."""
+
+    def __init__(self, shop: Shop, settlements: Watching, settings: ZapSettings, *, max_open: int = MAX_OPEN) -> None:
+        self._shop = shop
+        self._settlements = settlements
+        self._settings = settings
+        self._lnurls = spellings(settings.lud16)
+        self._max_open = max_open
+        self._open: deque[int] = deque()  # when those given out expire, the first to do so in front
+        self._wallet_fails = Trouble(
+            log,
+            logging.ERROR,
+            "the wallet makes no invoices for our Lightning address: see `dvm doctor`",
+            "the wallet makes invoices for our Lightning address again",
+        )
+
+    # What `dvm.gateway` tells of the address
+
+    @property
+    def pubkey(self) -> str:
+        """Who signs the zap receipts, in hex."""
+        return self._shop.keys.pubkey
+
+    @property
+    def min_msat(self) -> int:
+        return self._settings.min_msat
+
+    @property
+    def max_msat(self) -> int:
+        return self._settings.max_msat
+
+    @property
+    def comment_chars(self) -> int:
+        return COMMENT_CHARS
+
+    @property
+    def metadata(self) -> str:
+        """What an invoice without a zap request commits to (LUD-06)."""
+        lud16 = self._settings.lud16
+        return orjson.dumps([["text/plain", f"A payment to {lud16}"], ["text/identifier", lud16]]).decode()
+
+    async def invoice(self, msat: int, zap_request: str | None = None, comment: str = "") -> str:
+        """A BOLT 11 invoice over `msat`, for the zap that the signed request describes, or for a gift.
+
+        What is paid is credited as the request says. A gift, and an anonymous zap that names no job, is
+        credited to nobody. Raises NoInvoice.
+        """
+        if not self.min_msat <= msat <= self.max_msat:
+            raise NoInvoice(f"amount: {self.min_msat} to {self.max_msat} msat are taken")
+        if (room := self._shop.receivable()) is not None and msat > room:
+            raise NoInvoice("amount: more than can be received at the moment")
+        if msat % MSAT:
+            raise NoInvoice("amount: whole sats are taken, a multiple of 1000 msat")
+        if zap_request is None:
+            invoice = await self._make(msat, self.metadata)
+            log.info(
+                "an invoice for a gift was given out",
+                extra={
+                    "payment_hash": invoice.payment_hash,
+                    "msat": msat,
+                    "comment": clean(comment[:COMMENT_CHARS]),
+                },
+            )
+            return invoice.bolt11
+        me = self._shop.keys.pubkey
+        try:
+            request = parse_zap_request(zap_request, recipient=me, provider=me, msat=msat, lnurls=self._lnurls)
+            target = await target_of(self._shop, request)
+        except InvalidZap as error:
+            raise NoInvoice(str(error)) from None
+        except LedgerError as error:
+            log.error("a zap cannot be taken", extra={"error": str(error)})
+            raise NoInvoice("not at the moment: try again later") from None
+        invoice = await self._make(msat, zap_request)
+        if target.customer is not None:
+            await self._expect(invoice, target.customer, target.job, zap_request)
+        return invoice.bolt11
+
+    async def _make(self, msat: int, text: str) -> Invoice:
+        now = self._shop.now()
+        while self._open and self._open[0] <= now:
+            self._open.popleft()
+        if len(self._open) >= self._max_open:
+            raise NoInvoice("too many invoices are unpaid at the moment: try again later")
+        self._open.append(now + EXPIRY_SECONDS)
+        try:
+            invoice = await self._shop.wallet.create_invoice(
+                msat, description=text, description_hash=description_hash(text), expiry=EXPIRY_SECONDS
+            )
+        except WalletError as error:
+            self._wallet_fails.failing(error=str(error))
+            raise NoInvoice("the wallet makes no invoice at the moment: try again later") from None
+        self._wallet_fails.fine()
+        return invoice
+
+    async def _expect(self, invoice: Invoice, customer: str, job: str | None, request: str) -> None:
+        payment = PendingPayment(
+            payment_hash=invoice.payment_hash,
+            source="zap",
+            customer=customer,
+            job=job,
+            bolt11=invoice.bolt11,
+            msat=invoice.msat,
+            created_at=invoice.created_at,
+            expires_at=invoice.expires_at,
+            zap=request,
+        )
+        try:
+            fresh = await self._shop.store.expect(payment)
+        except LedgerError as error:
+            log.error("a zap cannot be taken", extra={"error": str(error)})
+            raise NoInvoice("not at the moment: try again later") from None
+        if not fresh:
+            log.error("the wallet gave one payment hash twice", extra={"payment_hash": invoice.payment_hash})
+            raise NoInvoice("the wallet makes no invoice at the moment: try again later")
+        self._settlements.expect(payment)
+
+
+async def target_of(shop: Shop, request: ZapRequest) -> Target:
+    """What a zap request pays: the job whose request, quote or result it names, whoever pays; otherwise the
+    payer's balance. Raises InvalidZap if it names what is not ours, and LedgerError."""
+    ours = f"{ANNOUNCEMENT}:{shop.keys.pubkey}:{shop.announcement}"
+    if request.event_id is not None:
+        job_id = request.event_id
+        job = await shop.store.job(job_id)
+        if job is None and (of := await shop.store.job_of_event(job_id)) is not None:
+            job = await shop.store.job(of)
+        if job is not None:
+            return Target(job.customer, job.id)
+        if request.address != ours:  # one event has many ids over time, and the address tells that it is ours
+            raise InvalidZap("e: no quote and no job of ours")
+    if request.address is not None and request.address.split(":")[1] != shop.keys.pubkey:
+        raise InvalidZap("a: it is not ours")
+    return Target(None if request.anonymous else request.payer)
+
+
+def zap_receipt(shop: Shop, payment: PendingPayment, at: int) -> Publication:
+    """Our receipt (9735) for a zap that was paid at `at` (unix seconds), to be stored with its deposit.
+
+    `payment.zap` is there: the request was checked when its invoice was made.
+    """
+    if payment.zap is None:
+        raise ValueError("no zap request, no zap receipt")
+    event = make_zap_receipt(shop.keys, payment.zap, payment.bolt11, at)
+    return publication(event, "zap", relays_of(payment.zap))
+
+
+def spellings(lud16: str) -> tuple[str, ...]:
+    """What the `lnurl` tag of a zap on this address may lead to."""
+    try:
+        return (lud16, pay_url(lud16))
+    except InvalidLnurl:
+        return (lud16,)
