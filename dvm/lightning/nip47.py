@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 import orjson
 from pynostr.key import PrivateKey
 
-from dvm.lightning.base import UNKNOWN, InvoiceState, Lookup, WalletErrorCode
+from dvm.lightning.base import UNKNOWN, InvoiceState, Lookup, Payment, WalletErrorCode
 from dvm.nostr.addresses import AddressRefused, check_relay_url
 from dvm.nostr.encryption import Scheme
 from dvm.nostr.event import Event
@@ -29,6 +29,7 @@ _MAX_URI = 8_192
 _MAX_RELAYS = 8
 _MAX_MSAT = 21_000_000 * 100_000_000_000
 _MAX_SECONDS = 1 << 53
+_MAX_HEIGHT = 1 << 32
 _HEX32 = re.compile(r"[0-9a-fA-F]{64}").fullmatch
 _SECRETIVE = re.compile(r"[0-9a-fA-F]{64,}|nsec1[a-z0-9]+|nostr\+?walletconnect\S*")
 
@@ -195,6 +196,7 @@ class Transaction:
     msat: int | None
     fee_msat: int
     settled_at: int | None
+    settle_deadline: int | None  # a block height: until then an accepted hold invoice must be settled
 
     @classmethod
     def parse(cls, raw: object) -> Transaction:
@@ -222,15 +224,21 @@ class Transaction:
             msat=_integer(fields, "amount", _MAX_MSAT),
             fee_msat=_integer(fields, "fees_paid", _MAX_MSAT) or 0,
             settled_at=_integer(fields, "settled_at", _MAX_SECONDS),
+            settle_deadline=_integer(fields, "settle_deadline", _MAX_HEIGHT),
         )
 
     @property
     def verdict(self) -> InvoiceState:
-        """What it says, its proof not considered. `state` is optional: then `settled_at` says it."""
+        """What it says, its proof not considered. `state` is optional: then `settled_at` says it, and of a
+        hold invoice the deadline that it has once it is accepted."""
         if self.state is None:
-            return InvoiceState.SETTLED if self.settled_at else InvoiceState.PENDING
-        if self.state in ("pending", "accepted"):  # accepted: a hold invoice, paid but not settled
+            if self.settled_at:
+                return InvoiceState.SETTLED
+            return InvoiceState.HELD if self.settle_deadline else InvoiceState.PENDING
+        if self.state == "pending":
             return InvoiceState.PENDING
+        if self.state == "accepted":  # a hold invoice, paid but not settled
+            return InvoiceState.HELD
         if self.state in ("failed", "expired"):
             return InvoiceState.FAILED
         return InvoiceState.SETTLED if self.state == "settled" else InvoiceState.UNKNOWN
@@ -245,13 +253,26 @@ class Transaction:
         verdict = self.verdict
         if verdict is InvoiceState.UNKNOWN:
             return UNKNOWN
-        if verdict is not InvoiceState.SETTLED:
+        if verdict in (InvoiceState.PENDING, InvoiceState.FAILED):
             return Lookup(verdict)
+        if not self.msat:
+            raise InvalidAnswer(f"it is {verdict.value} without an amount")
+        if verdict is InvoiceState.HELD:
+            return Lookup(verdict, self.msat)
         if self.preimage is not None and not opens(self.preimage, payment_hash):
             raise InvalidAnswer("its preimage does not open the payment hash")
-        if not self.msat:
-            raise InvalidAnswer("it is settled without an amount")
         return Lookup(InvoiceState.SETTLED, self.msat, self.settled_at or None)
+
+    def sent(self, payment_hash: str) -> Payment | None:
+        """What it says of our payment with that hash; None if it is about something else."""
+        if self.direction != "outgoing" or self.payment_hash != payment_hash:
+            return None
+        verdict = self.verdict
+        if verdict is not InvoiceState.SETTLED:
+            # "accepted" is for invoices; of a payment it can only mean that it is under way.
+            return Payment(InvoiceState.PENDING if verdict is InvoiceState.HELD else verdict)
+        proof = self.preimage if opens(self.preimage, payment_hash) else None
+        return Payment(InvoiceState.SETTLED, self.fee_msat, proof)
 
     def __repr__(self) -> str:  # without the preimage, which proves payment
         return f"Transaction({self.direction}, {self.payment_hash}, {self.state}, {self.msat} msat)"
@@ -262,6 +283,11 @@ def opens(preimage: object, payment_hash: str) -> bool:
     if not (isinstance(preimage, str) and _HEX32(preimage)):
         return False
     return sha256(bytes.fromhex(preimage)).hexdigest() == payment_hash
+
+
+def is_hex32(text: str) -> bool:
+    """Whether it is 32 bytes in lowercase hex."""
+    return bool(_HEX32(text)) and text == text.lower()
 
 
 def clean(text: str) -> str:

@@ -1,7 +1,8 @@
 """Nostr Wallet Connect (NIP-47): any wallet that speaks it, over the relays of its connection.
 
 Its kinds are ephemeral and its notifications are hints: `lookup` is the proof, `lookup_many` finds what a
-push has missed. A time-out is no failure.
+push has missed. A time-out is no failure. Hold invoices are its methods `make_hold_invoice`,
+`settle_hold_invoice` and `cancel_hold_invoice`, for wallets that announce them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Collection
+from hashlib import sha256
 from typing import Any
 
 from dvm.lightning import nip47
@@ -33,6 +35,9 @@ from dvm.lightning.registry import Setup
 log = logging.getLogger(__name__)
 
 _REMEMBERED = 10_000  # hashes told of, so that both kinds of a notification are one hint
+_PLAIN = 50_000  # invoices of which it is remembered that they are ordinary ones
+_HEARD = ("payment_received", "hold_invoice_accepted")
+_HOLD = frozenset({"make_hold_invoice", "settle_hold_invoice", "cancel_hold_invoice"})
 _LOOKS = 3  # at a payment whose outcome is open
 _NETWORKS = {
     "mainnet": "mainnet",
@@ -64,7 +69,8 @@ class NwcWallet:
         self._sweep = Sweep(self._client, self._options)
         self._network = network
         self._hints = Hints()
-        self._told: dict[str, None] = {}
+        self._told: dict[tuple[str, str], None] = {}
+        self._plain: dict[str, None] = {}  # made here, and no hold invoices
         self._open: dict[str, Invoice] = {}  # made here and not yet seen settled: what a poll asks about
         self._poll: asyncio.Task[None] | None = None
 
@@ -113,7 +119,7 @@ class NwcWallet:
                 push="payment_received" in notifications,
                 description_hash=True,
                 pay="pay_invoice" in methods,
-                hold={"make_hold_invoice", "settle_hold_invoice", "cancel_hold_invoice"} <= methods,
+                hold=methods >= _HOLD,
             ),
         )
 
@@ -125,25 +131,10 @@ class NwcWallet:
         description_hash: str | None = None,
         expiry: int,
     ) -> Invoice:
-        # When this times out the invoice may exist all the same: nobody has seen it, so nobody pays it.
-        check_asked(msat, description, description_hash, expiry)
-        network = await self._expected_network()
-        params: dict[str, object] = {"amount": msat, "expiry": expiry}
-        if description_hash is not None:
-            params["description_hash"] = description_hash
-        else:
-            description = params["description"] = cut(description or "")
-        result = await self._client.request("make_invoice", params)
-        named = result.get("payment_hash")
-        invoice = checked_invoice(
-            result.get("invoice"),
-            network=network,
-            msat=msat,
-            payment_hash=named.lower() if isinstance(named, str) else None,
-            description=description,
-            description_hash=description_hash,
-        )
-        self._open[invoice.payment_hash] = invoice
+        invoice = await self._make("make_invoice", {}, msat, description, description_hash, expiry)
+        self._plain[invoice.payment_hash] = None
+        if len(self._plain) > _PLAIN:
+            del self._plain[next(iter(self._plain))]
         return invoice
 
     async def lookup(self, payment_hash: str) -> Lookup:
@@ -153,7 +144,8 @@ class NwcWallet:
         return found
 
     async def lookup_many(self, payment_hashes: Collection[str], since: int) -> dict[str, Lookup]:
-        found = await self._sweep.look_up_many(payment_hashes, since)
+        may_wait = [each for each in payment_hashes if each not in self._plain]
+        found = await self._sweep.look_up_many(payment_hashes, since, may_wait)
         for payment_hash, lookup in found.items():
             if lookup.state in (InvoiceState.SETTLED, InvoiceState.FAILED):
                 self._open.pop(payment_hash, None)
@@ -187,6 +179,18 @@ class NwcWallet:
             said.payment_hash, WalletError("untrustworthy", "the wallet's preimage is not the invoice's")
         )
 
+    async def payment(self, payment_hash: str) -> Payment:
+        """As `Wallet.payment`. Of a wallet that paid its own invoice NIP-47 may tell the invoice alone; then the
+        outcome is UNKNOWN."""
+        try:
+            result = await self._client.request("lookup_invoice", {"payment_hash": payment_hash})
+            return Transaction.parse(result).sent(payment_hash) or Payment(InvoiceState.UNKNOWN)
+        except InvalidAnswer as error:
+            log.warning("wallet: its answer about a payment is not to be trusted: %s", error)
+        except WalletError as error:
+            return Payment(InvoiceState.UNKNOWN, known=error.code != "not_found")
+        return Payment(InvoiceState.UNKNOWN)
+
     async def _outcome(self, payment_hash: str, error: WalletError) -> Payment:
         """What became of a payment that was answered with `error`, or not at all.
 
@@ -194,37 +198,104 @@ class NwcWallet:
         low" are errors as well. Only if the wallet knows of no such payment is the error all there is.
         """
         in_doubt = error.code in ("unreachable", "untrustworthy")
+        outcome = Payment(InvoiceState.UNKNOWN)
         for look in range(_LOOKS if in_doubt else 1):
             if look:
                 await asyncio.sleep(self._options.backoff * look)
             try:
                 result = await self._client.request("lookup_invoice", {"payment_hash": payment_hash})
-                paid = Transaction.parse(result)
+                paid = Transaction.parse(result).sent(payment_hash)
             except InvalidAnswer:
-                return Payment(InvoiceState.UNKNOWN)
+                return outcome
             except WalletError as answer:
-                if answer.code in ("not_found", "unsupported", "restricted", "unauthorized"):
-                    if in_doubt:  # the request may still be on its way to the wallet
-                        continue
-                    raise error from None
                 if answer.code in ("unreachable", "untrustworthy", "rate_limited"):
                     continue
-                return Payment(InvoiceState.UNKNOWN)
-            if paid.direction != "outgoing" or paid.payment_hash != payment_hash:
-                if in_doubt:
+                if answer.code not in ("not_found", "unsupported", "restricted", "unauthorized"):
+                    return outcome
+                paid = None
+            if paid is None:
+                if in_doubt:  # the request may still be on its way to the wallet
                     continue
-                raise error
-            verdict = paid.verdict
-            if verdict is InvoiceState.SETTLED:
-                proof = paid.preimage if nip47.opens(paid.preimage, payment_hash) else None
-                return Payment(InvoiceState.SETTLED, paid.fee_msat, proof)
-            if verdict is InvoiceState.FAILED:
-                return Payment(InvoiceState.FAILED)
-            if not in_doubt:
-                return Payment(InvoiceState.UNKNOWN)
-        return Payment(InvoiceState.UNKNOWN)
+                raise error from None
+            outcome = paid
+            if paid.state is not InvoiceState.PENDING:
+                break
+        return outcome
+
+    # --- hold invoices ---------------------------------------------------------------------------------
+
+    async def create_hold_invoice(
+        self,
+        msat: int,
+        *,
+        payment_hash: str,
+        description: str | None = None,
+        description_hash: str | None = None,
+        expiry: int,
+    ) -> Invoice:
+        if not nip47.is_hex32(payment_hash):
+            raise WalletError("failed", "a payment hash is 64 lowercase hex digits")
+        params = {"payment_hash": payment_hash, "min_cltv_expiry_delta": self._options.hold_blocks}
+        invoice = await self._make("make_hold_invoice", params, msat, description, description_hash, expiry)
+        if invoice.payment_hash != payment_hash:
+            raise WalletError("untrustworthy", "the wallet made a hold invoice over another payment hash")
+        return invoice
+
+    async def settle_hold(self, preimage: str) -> None:
+        if not nip47.is_hex32(preimage):
+            raise WalletError("failed", "a preimage is 64 lowercase hex digits")
+        try:
+            await self._client.request("settle_hold_invoice", {"preimage": preimage})
+        except WalletError:
+            # A wallet refuses to settle again, and an answer may be lost: what counts is what is.
+            payment_hash = sha256(bytes.fromhex(preimage)).hexdigest()
+            if (await self.lookup(payment_hash)).state is not InvoiceState.SETTLED:
+                raise
+
+    async def cancel_hold(self, payment_hash: str) -> None:
+        try:
+            await self._client.request("cancel_hold_invoice", {"payment_hash": payment_hash})
+        except WalletError:
+            found = await self.lookup(payment_hash)
+            if found.state is InvoiceState.SETTLED:
+                raise WalletError("failed", "the hold invoice is settled: its money cannot be sent back") from None
+            if found.state is not InvoiceState.FAILED:
+                raise
+        self._open.pop(payment_hash, None)
 
     # --- within ----------------------------------------------------------------------------------------
+
+    async def _make(
+        self,
+        method: str,
+        params: dict[str, object],
+        msat: int,
+        description: str | None,
+        description_hash: str | None,
+        expiry: int,
+    ) -> Invoice:
+        """The invoice that `method` makes. When this times out the invoice may exist all the same: nobody has
+        seen it, so nobody pays it."""
+        check_asked(msat, description, description_hash, expiry)
+        network = await self._expected_network()
+        params = params | {"amount": msat, "expiry": expiry}
+        if description_hash is not None:
+            params["description_hash"] = description_hash
+            description = None
+        else:
+            description = params["description"] = cut(description or "")
+        result = await self._client.request(method, params)
+        named = result.get("payment_hash")
+        invoice = checked_invoice(
+            result.get("invoice"),
+            network=network,
+            msat=msat,
+            payment_hash=named.lower() if isinstance(named, str) else None,
+            description=description,
+            description_hash=description_hash,
+        )
+        self._open[invoice.payment_hash] = invoice
+        return invoice
 
     async def _expected_network(self) -> str:
         """The network that invoices must be for: as configured, as the wallet says, or mainnet."""
@@ -240,8 +311,9 @@ class NwcWallet:
         return self._network
 
     def _on_notification(self, kind: str, payment_hash: str) -> None:
-        if kind == "payment_received" and payment_hash not in self._told:
-            self._told[payment_hash] = None
+        told = (kind, payment_hash)
+        if kind in _HEARD and told not in self._told:
+            self._told[told] = None
             if len(self._told) > _REMEMBERED:
                 del self._told[next(iter(self._told))]
             self._hints.tell(payment_hash)
@@ -257,14 +329,19 @@ class NwcWallet:
             for invoice in [i for i in self._open.values() if i.expires_at < now - 60]:
                 del self._open[invoice.payment_hash]
             service = await self._client.service()
-            pushes = service is not None and "payment_received" in service.notifications
+            needed = set(_HEARD) if self._open.keys() - self._plain.keys() else {"payment_received"}
+            pushes = service is not None and needed <= service.notifications
             reconnected = self._client.connections != connections
-            if self._open and (reconnected or not pushes):
+            if reconnected:
                 connections = self._client.connections
+                self._sweep.distrust()
+            if self._open and (reconnected or not pushes):
                 since = min(invoice.created_at for invoice in self._open.values())
                 for payment_hash, found in (await self.lookup_many(list(self._open), since)).items():
                     if found.state is InvoiceState.SETTLED:
                         self._on_notification("payment_received", payment_hash)
+                    elif found.state is InvoiceState.HELD:
+                        self._on_notification("hold_invoice_accepted", payment_hash)
 
 
 def _network(told: dict[str, Any]) -> str:

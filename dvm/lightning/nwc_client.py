@@ -33,10 +33,13 @@ _PAY = "pay_invoice"  # the one request whose repetition might cost something
 class Options:
     """Times in seconds. `timeout` bounds a request, `pay_timeout` a payment, `info_timeout` the wait for
     the service's announcement; a request without an answer is sent again after each `resend`, a payment
-    never; `concurrency` requests are under way at once; `backoff` is the first pause
-    after a RATE_LIMITED, doubled with each further one. `poll` is the pause between two looks at a wallet
-    that does not push. A sweep lists at most `pages` pages of `page` transactions, and looks up at most
-    `lookups` invoices one by one."""
+    never; `concurrency` requests are under way at once, and `payments` payments, which may take long;
+    `backoff` is the first pause after a RATE_LIMITED, doubled with each further one. `poll` is the pause
+    between two looks at a wallet that does not push.
+
+    A sweep lists at most `pages` pages of `page` settled transactions and `held_pages` pages of all, and looks
+    up at most `lookups` invoices one by one; `relist` is the time between two complete listings. A hold
+    invoice asks that its payment may wait `hold_blocks` blocks."""
 
     timeout: float = 15.0
     pay_timeout: float = 60.0
@@ -47,7 +50,11 @@ class Options:
     poll: float = 3.0
     page: int = 50
     pages: int = 20
+    held_pages: int = 4
     lookups: int = 10
+    relist: float = 600.0
+    payments: int = 64
+    hold_blocks: int = 144
 
 
 class RequestError(WalletError):
@@ -71,6 +78,8 @@ class NwcClient:
         self._speak = RelayPool([], connection.relays, keys=connection.keys, name="wallet, speaking")
         self._waiting: dict[str, asyncio.Future[Answer]] = {}
         self._slots = asyncio.Semaphore(options.concurrency)
+        # Paying a hold invoice is answered when it is settled or cancelled: that must not hold up the rest.
+        self._payments = asyncio.Semaphore(options.payments)
         self._announced: tuple[int, Service] | None = None
         self._announcement = asyncio.Event()
         self._waited = False
@@ -127,7 +136,7 @@ class NwcClient:
         deadline = loop.time() + (self._options.timeout if timeout is None else timeout)
         other_scheme = False
         limited: RequestError | None = None
-        async with self._slot(deadline):
+        async with self._slot(self._payments if method == _PAY else self._slots, deadline):
             while True:
                 await self._pace(deadline)
                 await self._connected(deadline)
@@ -224,17 +233,17 @@ class NwcClient:
     # --- pace ------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _slot(self, deadline: float) -> AsyncIterator[None]:
+    async def _slot(self, slots: asyncio.Semaphore, deadline: float) -> AsyncIterator[None]:
         """A place among the requests under way, waited for until `deadline`."""
         try:
             async with asyncio.timeout_at(deadline):
-                await self._slots.acquire()
+                await slots.acquire()
         except TimeoutError:
             raise NotSent("too many requests wait for the wallet") from None
         try:
             yield
         finally:
-            self._slots.release()
+            slots.release()
 
     async def _connected(self, deadline: float) -> None:
         left = max(deadline - asyncio.get_running_loop().time(), 0.0)

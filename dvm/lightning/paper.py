@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+import contextlib
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 
 from dvm.lightning.base import (
@@ -34,8 +35,11 @@ class Faults:
 
     delay: float = 0.0  # seconds before each answer
     error: WalletErrorCode | None = None  # every call raises it, every lookup is UNKNOWN
-    drop_settlements: bool = False  # nothing is pushed
+    drop_settlements: bool = False  # no settlement is pushed
+    drop_accepted: bool = False  # no accepted hold invoice is pushed
     duplicate_settlements: int = 0  # extra copies of each push
+    delay_pushes: float = 0.0  # seconds before each push
+    lose_answers: bool = False  # settle_hold and cancel_hold are done, and raise `unreachable`
 
 
 class PaperWallet:
@@ -46,13 +50,24 @@ class PaperWallet:
 
     name = "paper"
 
-    def __init__(self, node: PaperNode, wallet: str = "shop", *, owns: bool = False, listen: bool = False) -> None:
+    def __init__(
+        self,
+        node: PaperNode,
+        wallet: str = "shop",
+        *,
+        owns: bool = False,
+        listen: bool = False,
+        pay_timeout: float = 60.0,
+    ) -> None:
+        """`pay_timeout`: seconds that `pay` waits for what becomes of a hold invoice."""
         self.node = node
         self.faults = Faults()
         self._wallet = wallet
         self._owns = owns
         self._listen = listen
+        self._pay_timeout = pay_timeout
         self._hints = Hints()
+        self._pushing: set[asyncio.TimerHandle] = set()
 
     @classmethod
     def from_setup(cls, setup: Setup) -> PaperWallet:
@@ -66,12 +81,16 @@ class PaperWallet:
         if self._listen:
             await self.node.listen()
         self.node.open_wallet(self._wallet)
-        if self._hear not in self.node.on_settled:
-            self.node.on_settled.append(self._hear)
+        for listeners, listener in self._ears():
+            if listener not in listeners:
+                listeners.append(listener)
 
     async def close(self) -> None:
-        if self._hear in self.node.on_settled:
-            self.node.on_settled.remove(self._hear)
+        for listeners, listener in self._ears():
+            if listener in listeners:
+                listeners.remove(listener)
+        for push in self._pushing:
+            push.cancel()
         self._hints.close()
         if self._owns:
             await self.node.close()
@@ -82,7 +101,7 @@ class PaperWallet:
             alias=ALIAS,
             network=NETWORK,
             balance_msat=self.node.balance(self._wallet),
-            capabilities=Capabilities(push=True, description_hash=True, pay=True),
+            capabilities=Capabilities(push=True, description_hash=True, pay=True, hold=True),
         )
 
     async def create_invoice(
@@ -95,10 +114,11 @@ class PaperWallet:
     ) -> Invoice:
         check_asked(msat, description, description_hash, expiry)
         await self._strike()
-        made = self.node.make(
-            self._wallet, msat, description=description, description_hash=description_hash, expiry=expiry
+        return _invoice(
+            self.node.make(
+                self._wallet, msat, description=description, description_hash=description_hash, expiry=expiry
+            )
         )
-        return Invoice(made.bolt11, made.payment_hash, made.msat, made.created_at, made.expires_at)
 
     async def lookup(self, payment_hash: str) -> Lookup:
         return (await self.lookup_many([payment_hash], 0))[payment_hash]
@@ -113,25 +133,115 @@ class PaperWallet:
     def settlements(self) -> AsyncIterator[str]:
         return self._hints.read()
 
+    # --- paying ----------------------------------------------------------------------------------------
+
     async def pay(self, bolt11: str, *, fee_limit_msat: int) -> Payment:
+        """As `Wallet.pay`. A hold invoice is waited for, `pay_timeout` at most: then it is PENDING."""
         await self._strike()
         try:
             invoice = self.node.pay(bolt11, payer=self._wallet)
         except Refused as refused:
             # Asked again about what it has paid, it says so: "failed" would be refunded.
-            paid = self.node.find(bolt11) if refused.reason == "already_paid" else None
-            if paid is None or paid.payer != self._wallet:
+            paid = self.node.find(bolt11) if refused.reason in ("already_paid", "held", "cancelled") else None
+            if paid is None or not self._pays(paid):
                 raise
             invoice = paid
-        return Payment(InvoiceState.SETTLED, 0, invoice.preimage)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._pay_timeout):
+                await self.node.decided(invoice)
+        return _payment(invoice)
+
+    async def payment(self, payment_hash: str) -> Payment:
+        try:
+            await self._strike()
+        except WalletError:
+            return Payment(InvoiceState.UNKNOWN)
+        invoice = self.node.get(payment_hash)
+        if invoice is None or not self._pays(invoice):
+            return Payment(InvoiceState.UNKNOWN, known=False)
+        return _payment(invoice)
+
+    # --- hold invoices ---------------------------------------------------------------------------------
+
+    async def create_hold_invoice(
+        self,
+        msat: int,
+        *,
+        payment_hash: str,
+        description: str | None = None,
+        description_hash: str | None = None,
+        expiry: int,
+    ) -> Invoice:
+        check_asked(msat, description, description_hash, expiry)
+        await self._strike()
+        return _invoice(
+            self.node.make(
+                self._wallet,
+                msat,
+                description=description,
+                description_hash=description_hash,
+                expiry=expiry,
+                payment_hash=payment_hash,
+            )
+        )
+
+    async def settle_hold(self, preimage: str) -> None:
+        await self._strike()
+        self.node.settle(self._wallet, preimage)
+        self._lose_answer()
+
+    async def cancel_hold(self, payment_hash: str) -> None:
+        await self._strike()
+        self.node.cancel(self._wallet, payment_hash)
+        self._lose_answer()
+
+    # --- within ----------------------------------------------------------------------------------------
+
+    def _pays(self, invoice: PaperInvoice) -> bool:
+        return invoice.payer == self._wallet and invoice.paid_at is not None
+
+    def _ears(self) -> list[tuple[list[Callable[[PaperInvoice], None]], Callable[[PaperInvoice], None]]]:
+        return [(self.node.on_settled, self._hear), (self.node.on_accepted, self._hear_accepted)]
 
     def _hear(self, invoice: PaperInvoice) -> None:
         if invoice.wallet == self._wallet and not self.faults.drop_settlements:
+            self._push(invoice)
+
+    def _hear_accepted(self, invoice: PaperInvoice) -> None:
+        if invoice.wallet == self._wallet and not self.faults.drop_accepted:
+            self._push(invoice)
+
+    def _push(self, invoice: PaperInvoice) -> None:
+        def tell() -> None:
             for _ in range(1 + self.faults.duplicate_settlements):
                 self._hints.tell(invoice.payment_hash)
+
+        def late() -> None:
+            self._pushing.discard(push)
+            tell()
+
+        if not self.faults.delay_pushes:
+            tell()
+            return
+        push = asyncio.get_running_loop().call_later(self.faults.delay_pushes, late)
+        self._pushing.add(push)
+
+    def _lose_answer(self) -> None:
+        if self.faults.lose_answers:
+            raise WalletError("unreachable", "the answer is lost, so ordered by a test")
 
     async def _strike(self) -> None:
         if self.faults.delay:
             await asyncio.sleep(self.faults.delay)
         if self.faults.error is not None:
             raise WalletError(self.faults.error, "so ordered by a test")
+
+
+def _invoice(made: PaperInvoice) -> Invoice:
+    return Invoice(made.bolt11, made.payment_hash, made.msat, made.created_at, made.expires_at)
+
+
+def _payment(invoice: PaperInvoice) -> Payment:
+    if invoice.settled_at is not None:
+        return Payment(InvoiceState.SETTLED, 0, invoice.preimage)
+    return Payment(InvoiceState.PENDING if invoice.held else InvoiceState.FAILED)

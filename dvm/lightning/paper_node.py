@@ -6,84 +6,58 @@ is one of them behind the `Wallet` Protocol. Nothing of it is money, and it says
 
 from __future__ import annotations
 
+import asyncio
+import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
 
-from coincurve import PrivateKey
-
-from dvm.lightning.base import (
-    UNKNOWN,
-    InvoiceState,
-    Lookup,
-    WalletError,
-)
+from dvm.lightning.base import UNKNOWN, Lookup, WalletError
 from dvm.lightning.bolt11 import InvalidInvoice, decode, encode
 from dvm.lightning.checks import cut
+from dvm.lightning.paper_books import PaperBooks, PaperInvoice, Refusal, Refused
 from dvm.lightning.paper_journal import Journal
 from dvm.lightning.paper_socket import PaperSocket
 from dvm.nostr.randomness import random_bytes
+
+__all__ = [
+    "ALIAS",
+    "HOLD_BLOCKS",
+    "JOURNAL",
+    "MARK",
+    "NETWORK",
+    "SOCKET",
+    "PaperInvoice",
+    "PaperNode",
+    "Refusal",
+    "Refused",
+]
 
 NETWORK = "regtest"
 ALIAS = "paper wallet (regtest: not real money)"
 MARK = "[paper, not real money] "
 SOCKET = "paper.sock"
 JOURNAL = "paper.jsonl"
+HOLD_BLOCKS = 144  # that a hold invoice's payment waits, if nothing else is asked for
 
-Refusal = Literal["invalid", "unknown", "expired", "already_paid", "insufficient", "failed"]
-
-
-class Refused(WalletError):
-    """The paper node did not pay; `reason` says why in one word."""
-
-    def __init__(self, reason: Refusal, text: str) -> None:
-        super().__init__("insufficient" if reason == "insufficient" else "failed", text)
-        self.reason: Refusal = reason
-
-
-@dataclass(slots=True, repr=False)
-class PaperInvoice:
-    """An invoice of the node's wallet `wallet`; `payer` is the wallet that paid, None from outside."""
-
-    wallet: str
-    bolt11: str
-    payment_hash: str
-    preimage: str
-    msat: int
-    description: str | None
-    description_hash: str | None
-    created_at: int
-    expires_at: int
-    settled_at: int | None = None
-    payer: str | None = None
-
-    def __repr__(self) -> str:  # without the preimage
-        return f"PaperInvoice({self.wallet}, {self.payment_hash}, {self.msat} msat, settled_at={self.settled_at})"
-
-
-_JOURNALLED = [each.name for each in fields(PaperInvoice)][:9]  # what is known when it is made
+_HEX32 = re.compile(r"[0-9a-f]{64}").fullmatch
 
 
 class PaperNode:
     """Wallets by name, their balances in msat, and every invoice they ever made.
 
     With a directory it survives restarts, SIGKILL included: each step is one appended line, written
-    before it counts. One process at a time may have it open.
+    before it counts. One process at a time may have it open. Its blocks are mined by hand (`mine`).
     """
 
     def __init__(self, data: Path | None = None, *, now: Callable[[], float] = time.time) -> None:
         self.now = now
         self.on_settled: list[Callable[[PaperInvoice], None]] = []
+        self.on_accepted: list[Callable[[PaperInvoice], None]] = []  # of hold invoices
         self._data = data
-        self._key = PrivateKey()
-        self._balances: dict[str, int] = {}
-        self._invoices: dict[str, PaperInvoice] = {}  # by payment hash
-        self._texts: dict[str, PaperInvoice] = {}  # by invoice: a payment need not decode what we signed
-        self._made: dict[str, list[PaperInvoice]] = {}  # by wallet, in the order of making
-        self._paid: dict[str, list[PaperInvoice]] = {}  # by paying wallet, in the order of paying
+        self._books = PaperBooks()
+        self._deciding: dict[str, list[asyncio.Future[None]]] = {}  # by payment hash
         self._journal: Journal | None = None
         self._socket: PaperSocket | None = None
 
@@ -100,9 +74,10 @@ class PaperNode:
         self._journal = Journal(self._data / JOURNAL)
         try:
             for record in self._journal.open():
-                self._replay(record)
+                self._books.enter(record)
             if not self._journal.begun:
-                self._write(["node", self._key.to_hex()])
+                self._step(["node", self._books.key.to_hex()])
+            self._time_out()
         except (ValueError, TypeError, KeyError):
             await self.close()
             raise WalletError("failed", f"{self._data / JOURNAL}: not a paper wallet's file") from None
@@ -136,17 +111,16 @@ class PaperNode:
 
     def open_wallet(self, name: str, msat: int = 0) -> None:
         """Make the wallet `name` with `msat` in it, unless it exists already."""
-        if name not in self._balances:
-            self._write(["wallet", name, msat])
-            self._balances[name] = msat
+        if name not in self._books.balances:
+            self._step(["wallet", name, msat])
 
     def balance(self, name: str) -> int:
-        """Msat in that wallet."""
-        return self._balances.get(name, 0)
+        """Msat in that wallet that it can spend."""
+        return self._books.balances.get(name, 0)
 
     @property
     def pubkey(self) -> str:
-        return str(self._key.public_key.format().hex())
+        return str(self._books.key.public_key.format().hex())
 
     # --- invoices --------------------------------------------------------------------------------------
 
@@ -158,21 +132,28 @@ class PaperNode:
         description: str | None = None,
         description_hash: str | None = None,
         expiry: int,
+        payment_hash: str | None = None,
+        hold: int = HOLD_BLOCKS,
     ) -> PaperInvoice:
-        """A new invoice of that wallet. Raises WalletError for what no invoice can say."""
+        """A new invoice of that wallet; with a `payment_hash`, a hold invoice whose payment waits `hold`
+        blocks at most. Given both descriptions, the hash is what the invoice holds.
+
+        Raises WalletError for what no invoice can say.
+        """
         preimage = random_bytes(32)
-        payment_hash = sha256(preimage).digest()
+        digest = sha256(preimage).hexdigest() if payment_hash is None else payment_hash
+        if not _HEX32(digest):
+            raise WalletError("failed", "a payment hash is 64 lowercase hex digits")
+        if digest in self._books.invoices:
+            raise WalletError("failed", "this payment hash has an invoice already")
         created_at = int(self.now())
-        if description_hash is None:
-            description = cut(MARK + (description or ""))
-        elif description is not None:
-            raise WalletError("failed", "either a description or the hash of one")
+        description = cut(MARK + (description or "")) if description_hash is None else None
         try:
             text = encode(
-                self._key,
+                self._books.key,
                 network=NETWORK,
                 msat=msat,
-                payment_hash=payment_hash,
+                payment_hash=bytes.fromhex(digest),
                 description=description,
                 description_hash=None if description_hash is None else bytes.fromhex(description_hash),
                 created_at=created_at,
@@ -180,70 +161,71 @@ class PaperNode:
             )
         except ValueError as error:
             raise WalletError("failed", f"no such invoice: {error}") from None
-        invoice = PaperInvoice(
-            wallet=wallet,
-            bolt11=text,
-            payment_hash=payment_hash.hex(),
-            preimage=preimage.hex(),
-            msat=msat,
-            description=description,
-            description_hash=description_hash,
-            created_at=created_at,
-            expires_at=created_at + expiry,
-        )
-        self._write(["invoice", *(getattr(invoice, name) for name in _JOURNALLED)])
-        self._remember(invoice)
-        return invoice
+        told = [] if payment_hash is None else [hold]
+        secret = preimage.hex() if payment_hash is None else ""
+        fields = [text, digest, secret, msat, description, description_hash, created_at, created_at + expiry]
+        self._step(["invoice", wallet, *fields, *told])
+        return self._books.invoices[digest]
 
     def get(self, payment_hash: str) -> PaperInvoice | None:
         """The invoice with that hash, of whichever wallet."""
-        return self._invoices.get(payment_hash)
+        return self._books.invoices.get(payment_hash)
 
     def lookup(self, wallet: str, payment_hash: str) -> Lookup:
-        """What that wallet received for a hash. FAILED is an invoice that expired unpaid: it takes no
-        payment. Another wallet's invoice is UNKNOWN: its settlement is not this wallet's money."""
-        invoice = self._invoices.get(payment_hash)
+        """What that wallet received for a hash. FAILED is an invoice that takes no payment: expired unpaid,
+        or cancelled. Another wallet's invoice is UNKNOWN: its settlement is not this wallet's money."""
+        invoice = self.get(payment_hash)
         if invoice is None or invoice.wallet != wallet:
             return UNKNOWN
-        if invoice.settled_at is not None:
-            return Lookup(InvoiceState.SETTLED, invoice.msat, invoice.settled_at)
-        return Lookup(InvoiceState.FAILED if invoice.expires_at <= self.now() else InvoiceState.PENDING)
+        return invoice.lookup(self.now(), self.height)
 
     def incoming(self, wallet: str) -> Iterator[PaperInvoice]:
         """That wallet's invoices, newest first."""
-        return reversed(self._made.get(wallet, []))
+        return reversed(self._books.made.get(wallet, []))
 
     def outgoing(self, wallet: str) -> Iterator[PaperInvoice]:
-        """What that wallet has paid, newest first."""
-        return reversed(self._paid.get(wallet, []))
+        """What that wallet has paid, newest first; hold invoices as well that wait or were cancelled."""
+        return reversed(self._books.paid.get(wallet, []))
 
     def find(self, bolt11: str) -> PaperInvoice:
         """The invoice with that text, in either case. Raises Refused if it is none of this node's."""
-        if (known := self._texts.get(bolt11)) is not None:
+        if (known := self._books.texts.get(bolt11)) is not None:
             return known
         try:
             payment_hash = decode(bolt11).payment_hash
         except InvalidInvoice as error:
             raise Refused("invalid", f"not an invoice: {error}") from None
-        invoice = self._invoices.get(payment_hash)
+        invoice = self.get(payment_hash)
         if invoice is None or invoice.bolt11 != bolt11.lower():
             raise Refused("unknown", "not an invoice of this paper node, and it knows no other")
         return invoice
 
+    # --- payments --------------------------------------------------------------------------------------
+
     def pay(self, bolt11: str, *, payer: str | None = None) -> PaperInvoice:
         """Settle one of the node's own invoices, from the wallet `payer` or (None) from outside, where
-        paper grows. Raises Refused, and then nothing has moved."""
+        paper grows. A hold invoice is then `held`: `decided` waits for what becomes of it.
+
+        Raises Refused, and then nothing has moved.
+        """
         invoice = self.find(bolt11)
         if invoice.settled_at is not None:
             raise Refused("already_paid", "the invoice has been paid already")
+        if invoice.held:
+            raise Refused("held", "the invoice has been paid already, and waits to be settled")
+        if invoice.cancelled_at is not None:
+            raise Refused("cancelled", "the invoice has been cancelled")
         now = int(self.now())
         if invoice.expires_at <= now:
             raise Refused("expired", "the invoice has expired")
         if payer is not None and self.balance(payer) < invoice.msat:
             raise Refused("insufficient", f"{payer} has {self.balance(payer)} msat")
-        self._write(["paid", invoice.payment_hash, now, payer])
-        self._settle(invoice, now, payer)
-        self.announce(invoice)
+        if invoice.hold is None:
+            self._step(["paid", invoice.payment_hash, now, payer])
+            self.announce(invoice)
+        else:
+            self._step(["accepted", invoice.payment_hash, now, payer, self.height + invoice.hold])
+            self.announce_accepted(invoice)
         return invoice
 
     def announce(self, invoice: PaperInvoice) -> None:
@@ -251,47 +233,101 @@ class PaperNode:
         for listener in list(self.on_settled):
             listener(invoice)
 
+    def announce_accepted(self, invoice: PaperInvoice) -> None:
+        """Tell all listeners that the hold invoice is accepted. Called without a payment, it is a lie."""
+        for listener in list(self.on_accepted):
+            listener(invoice)
+
+    # --- hold invoices ---------------------------------------------------------------------------------
+
+    def settle(self, wallet: str, preimage: str) -> PaperInvoice:
+        """Take the money that waits for that preimage (hex). Settling what is settled changes nothing.
+
+        Raises Refused.
+        """
+        if not _HEX32(preimage):
+            raise Refused("invalid", "a preimage is 64 lowercase hex digits")
+        invoice = self._hold(wallet, sha256(bytes.fromhex(preimage)).hexdigest())
+        if invoice.settled_at is None:
+            if invoice.cancelled_at is not None:
+                raise Refused("cancelled", "the hold invoice has been cancelled, or its time was over")
+            if not invoice.held:
+                raise Refused("open", "the hold invoice has not been paid")
+            self._step(["settled", invoice.payment_hash, int(self.now()), preimage])
+            self._decide(invoice)
+            self.announce(invoice)
+        return invoice
+
+    def cancel(self, wallet: str, payment_hash: str) -> PaperInvoice:
+        """Send the money of a hold invoice back, or take no payment of it. Cancelling what is cancelled
+        changes nothing. Raises Refused."""
+        invoice = self._hold(wallet, payment_hash)
+        if invoice.settled_at is not None:
+            raise Refused("already_paid", "the hold invoice is settled")
+        if invoice.cancelled_at is None:
+            self._step(["cancelled", payment_hash, int(self.now())])
+            self._decide(invoice)
+        return invoice
+
+    async def decided(self, invoice: PaperInvoice) -> None:
+        """Returns when the invoice does not wait (any longer)."""
+        if invoice.held:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            deciding = self._deciding.setdefault(invoice.payment_hash, [])
+            deciding.append(future)
+            try:
+                await future
+            finally:
+                deciding.remove(future)
+
+    @property
+    def height(self) -> int:
+        """The block height."""
+        return self._books.height
+
+    def mine(self, blocks: int = 1) -> None:
+        """Mine so many blocks: what waits longer than its deadline goes back to its payer."""
+        self._step(["mined", blocks])
+        self._time_out()
+
     # --- within ----------------------------------------------------------------------------------------
 
-    def _remember(self, invoice: PaperInvoice) -> None:
-        self._invoices[invoice.payment_hash] = invoice
-        self._texts[invoice.bolt11] = invoice
-        self._made.setdefault(invoice.wallet, []).append(invoice)
+    def _hold(self, wallet: str, payment_hash: str) -> PaperInvoice:
+        invoice = self.get(payment_hash)
+        if invoice is None or invoice.wallet != wallet or invoice.hold is None:
+            raise Refused("unknown", "no hold invoice has this payment hash")
+        return invoice
 
-    def _settle(self, invoice: PaperInvoice, at: int, payer: str | None) -> None:
-        invoice.settled_at, invoice.payer = at, payer
-        self._balances[invoice.wallet] = self.balance(invoice.wallet) + invoice.msat
-        if payer is not None:
-            self._balances[payer] = self.balance(payer) - invoice.msat
-            self._paid.setdefault(payer, []).append(invoice)
+    def _time_out(self) -> None:
+        for invoice in [i for i in self._books.waiting.values() if (i.deadline or 0) <= self.height]:
+            self._step(["cancelled", invoice.payment_hash, int(self.now())])
+            self._decide(invoice)
 
-    def _write(self, record: list[object]) -> None:
+    def _decide(self, invoice: PaperInvoice) -> None:
+        for future in self._deciding.pop(invoice.payment_hash, []):
+            if not future.done():
+                future.set_result(None)
+
+    def _step(self, record: list[object]) -> None:
         if self._journal is not None:
             self._journal.append(record)
-
-    def _replay(self, record: list[Any]) -> None:
-        match record:
-            case ["node", str(key)]:
-                self._key = PrivateKey.from_hex(key)
-            case ["wallet", str(name), int(msat)]:
-                self._balances[name] = msat
-            case ["invoice", *fields]:
-                self._remember(PaperInvoice(*fields))
-            case ["paid", str(payment_hash), int(at), str() | None as payer]:
-                self._settle(self._invoices[payment_hash], at, payer)
-            case _:
-                raise ValueError("no such record")
+        self._books.enter(record)
 
     def _serve(self, line: str) -> dict[str, object]:
+        """Answer one line of the socket. A hold invoice of a payer from outside is `held` first; the same
+        line asks later what has become of it."""
         try:
-            invoice = self.pay(line)
+            invoice = self.find(line)
+            again = invoice.hold is not None and invoice.payer is None and invoice.accepted_at is not None
+            if not again:
+                invoice = self.pay(line)
+            elif invoice.cancelled_at is not None:
+                raise Refused("cancelled", "the hold invoice has been cancelled: the payment has come back")
         except Refused as refused:
             return {"paid": False, "reason": refused.reason, "error": str(refused)}
         except WalletError as error:
             return {"paid": False, "reason": "failed", "error": str(error)}
-        return {
-            "paid": True,
-            "payment_hash": invoice.payment_hash,
-            "preimage": invoice.preimage,
-            "msat": invoice.msat,
-        }
+        answer: dict[str, object] = {"payment_hash": invoice.payment_hash, "msat": invoice.msat}
+        if invoice.held:
+            return answer | {"paid": False, "held": True, "deadline": invoice.deadline}
+        return answer | {"paid": True, "preimage": invoice.preimage}

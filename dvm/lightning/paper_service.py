@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,7 @@ from dvm.nostr.keys import Keys
 from dvm.nostr.pool import RelayPool
 
 BOTH: tuple[Scheme, ...] = ("nip44", "nip04")
-NOTIFIED = ("payment_received", "payment_sent")
+NOTIFIED = ("payment_received", "payment_sent", "hold_invoice_accepted")
 _SCHEMES: dict[str, Scheme] = {name: scheme for scheme, name in nip47.SCHEME_NAMES.items()}
 _ANNOUNCE = 0.5  # seconds between two looks at whether a relay has come back
 _TASKS = 1_000  # under way; what more strangers ask is not answered
@@ -40,6 +40,9 @@ class ServiceFaults:
     drop_requests: int | bool = 0  # neither done nor answered
     drop_responses: int | bool = 0  # done, and not answered
     drop_notifications: int | bool = 0
+    drop_accepted: int | bool = 0  # only the notifications that a hold invoice is accepted
+    delay_accepted: float = 0.0  # seconds before those
+    silent: Collection[str] = ()  # methods that are done, and not answered
     duplicate_notifications: int = 0  # extra copies, each its own event
     omit_state: bool = False
     omit_nulls: bool = False
@@ -116,6 +119,7 @@ class PaperService:
         """Connect and announce. Returns once a relay has every announcement, or after `timeout` seconds;
         it goes on trying, and stays until `close`."""
         self.node.on_settled.append(self._settled)
+        self.node.on_accepted.append(self._accepted)
         self._hear.subscribe(
             Filter(kinds=[nip47.REQUEST], tags={"p": list(self._served)}),
             self._on_request,
@@ -132,6 +136,7 @@ class PaperService:
         """Leave the relays. Safe to call twice."""
         if self._settled in self.node.on_settled:
             self.node.on_settled.remove(self._settled)
+            self.node.on_accepted.remove(self._accepted)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -141,8 +146,11 @@ class PaperService:
     async def notify(self, served: Served, kind: str, invoice: PaperInvoice, *, settled_at: int | None) -> None:
         """Send a notification. Called by a test about an unpaid invoice, it is a lie."""
         faults = served.faults
-        transaction = paper_methods.transaction(invoice, "incoming" if kind == "payment_received" else "outgoing")
-        transaction |= {"state": "settled", "settled_at": settled_at, "preimage": invoice.preimage}
+        transaction = paper_methods.transaction(invoice, "outgoing" if kind == "payment_sent" else "incoming")
+        if kind == "hold_invoice_accepted":
+            transaction |= {"state": "accepted"}
+        else:
+            transaction |= {"state": "settled", "settled_at": settled_at, "preimage": invoice.preimage}
         if faults.omit_state:
             del transaction["state"]
         text = orjson.dumps({"notification_type": kind, "notification": transaction}).decode()
@@ -200,21 +208,21 @@ class PaperService:
         served.counters.requests += 1
         if _strikes(faults, "drop_requests"):
             return
-        method, body, scheme = self._answer(served, event)
+        method, body, scheme = await self._answer(served, event)
         if faults.omit_nulls:
             body = {name: value for name, value in body.items() if value is not None}
         tampered = body if faults.tamper is None else faults.tamper(method, body)
         text = tampered if isinstance(tampered, str) else orjson.dumps(tampered).decode()
         if faults.delay:
             await asyncio.sleep(faults.delay)
-        if _strikes(faults, "drop_responses"):
+        if method in faults.silent or _strikes(faults, "drop_responses"):
             return
         author = faults.author or served.keys
         tags = [["p", event.pubkey], ["e", faults.answers_to or event.id]]
         served.counters.responses += 1
         await self._speak.publish(author.sign(nip47.RESPONSE, tags, encrypt(scheme, author, event.pubkey, text)))
 
-    def _answer(self, served: Served, event: Event) -> tuple[str, dict[str, Any], Scheme]:
+    async def _answer(self, served: Served, event: Event) -> tuple[str, dict[str, Any], Scheme]:
         """Do what is asked: the method, the response's body, and the scheme to send it in."""
         asked = event.tag("encryption") or "nip04"
         scheme = _SCHEMES.get(asked, "nip44")
@@ -226,7 +234,7 @@ class PaperService:
                 scheme = served.schemes[0]
                 raise MethodError("UNSUPPORTED_ENCRYPTION", "this service knows another encryption")
             method, params = self._read(served, event)
-            result = self._call(served, method, params)
+            result = await self._call(served, method, params)
         except MethodError as error:
             return (
                 method,
@@ -246,7 +254,7 @@ class PaperService:
             raise MethodError("OTHER", "a request has a method and params")
         return method, params
 
-    def _call(self, served: Served, method: str, params: dict[str, Any]) -> dict[str, Any]:
+    async def _call(self, served: Served, method: str, params: dict[str, Any]) -> dict[str, Any]:
         faults = served.faults
         counts = served.counters.by_method
         counts[method] = counts.get(method, 0) + 1
@@ -260,7 +268,7 @@ class PaperService:
             raise MethodError("NOT_IMPLEMENTED", "no such method")
         if method not in served.methods:
             raise MethodError("RESTRICTED", f"this connection may not {method}")
-        result = paper_methods.call(self.node, served.wallet, method, params)
+        result = await paper_methods.call(self.node, served.wallet, method, params)
         if method == "get_info":
             result |= {"methods": sorted(served.methods), "notifications": list(served.notifications)}
         if faults.omit_state:
@@ -274,6 +282,21 @@ class PaperService:
                 hears = wallet == served.wallet and kind in served.notifications
                 if hears and not _strikes(served.faults, "drop_notifications"):
                     self._spawn(self.notify(served, kind, invoice, settled_at=invoice.settled_at))
+
+    def _accepted(self, invoice: PaperInvoice) -> None:
+        kind = "hold_invoice_accepted"
+        for served in self._served.values():
+            hears = invoice.wallet == served.wallet and kind in served.notifications
+            dropped = hears and (
+                _strikes(served.faults, "drop_accepted") or _strikes(served.faults, "drop_notifications")
+            )
+            if hears and not dropped:
+                self._spawn(self._notify_accepted(served, kind, invoice))
+
+    async def _notify_accepted(self, served: Served, kind: str, invoice: PaperInvoice) -> None:
+        if served.faults.delay_accepted:
+            await asyncio.sleep(served.faults.delay_accepted)
+        await self.notify(served, kind, invoice, settled_at=None)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -150,7 +150,10 @@ def transaction(**changes: Any) -> dict[str, Any]:
         ({"settled_at": 0}, InvoiceState.PENDING),
         ({"state": "pending"}, InvoiceState.PENDING),
         ({"state": "pending", "settled_at": 1_780_000_000}, InvoiceState.PENDING),
-        ({"state": "accepted"}, InvoiceState.PENDING),
+        ({"state": "accepted"}, InvoiceState.HELD),
+        ({"state": "accepted", "settle_deadline": 900_000}, InvoiceState.HELD),
+        ({"settle_deadline": 900_000}, InvoiceState.HELD),
+        ({"settle_deadline": 900_000, "settled_at": 1_780_000_000}, InvoiceState.SETTLED),
         ({"state": "failed"}, InvoiceState.FAILED),
         ({"state": "expired"}, InvoiceState.FAILED),
         ({"state": "expired", "settled_at": 0, "preimage": ""}, InvoiceState.FAILED),
@@ -163,13 +166,37 @@ def test_14_states_are_told_apart(changes: dict[str, Any], state: InvoiceState) 
     assert Transaction.parse(transaction(**changes)).received(HASH).state is state
 
 
+@pytest.mark.parametrize(
+    ("changes", "state"),
+    [
+        ({"state": "settled"}, InvoiceState.SETTLED),
+        ({"state": "pending"}, InvoiceState.PENDING),
+        ({"state": "accepted"}, InvoiceState.PENDING),
+        ({"state": "failed"}, InvoiceState.FAILED),
+        ({"state": "perhaps"}, InvoiceState.UNKNOWN),
+    ],
+)
+def test_a_payment_is_told_as_one(changes: dict[str, Any], state: InvoiceState) -> None:
+    payment = Transaction.parse(transaction(type="outgoing", fees_paid=7, preimage="cd" * 32, **changes)).sent(HASH)
+    assert payment is not None
+    assert (payment.state, payment.preimage) == (state, None)  # the preimage is another's
+    assert payment.fee_msat == (7 if state is InvoiceState.SETTLED else 0)
+    assert Transaction.parse(transaction(**changes)).sent(HASH) is None
+    assert Transaction.parse(transaction(type="outgoing")).sent("cd" * 32) is None
+
+
+def test_nothing_is_held_without_an_amount() -> None:
+    with pytest.raises(InvalidAnswer, match="amount"):
+        Transaction.parse(transaction(state="accepted", amount=0)).received(HASH)
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just(HASH),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
     max_leaves=8,
 )
 names = st.sampled_from(
-    ["type", "state", "payment_hash", "preimage", "invoice", "amount", "fees_paid", "settled_at", "created_at"]
+    ["type", "state", "payment_hash", "preimage", "invoice", "amount", "fees_paid", "settled_at", "settle_deadline"]
 )
 
 

@@ -20,25 +20,45 @@ from dvm.lightning.paper import PaperNode, PaperWallet, Refused
 from dvm.lightning.paper_node import JOURNAL, SOCKET
 from dvm.lightning.paper_socket import pay_over_socket
 from tests.lightning.contract import SETTLED, UNKNOWN, Bench, WalletContract
+from tests.lightning.hold_contract import HoldBench, HoldContract
 
 
-class TestPaper(WalletContract):
+@pytest.fixture
+async def shop() -> AsyncIterator[PaperWallet]:
+    node = PaperNode()
+    node.open_wallet("customer", 1_000_000)
+    node.open_wallet("shop", 1_000_000)
+    wallet = PaperWallet(node, "shop", owns=True)
+    await wallet.start()
+    yield wallet
+    await wallet.close()
+
+
+class TestPaper(WalletContract, HoldContract):
     @pytest.fixture
-    async def bench(self) -> AsyncIterator[Bench]:
-        node = PaperNode()
-        node.open_wallet("customer", 1_000_000)
-        node.open_wallet("shop", 1_000_000)
-
+    def bench(self, shop: PaperWallet) -> Bench:
         async def pay(bolt11: str) -> None:
-            node.pay(bolt11, payer="customer")
+            shop.node.pay(bolt11, payer="customer")
 
         async def invoice(msat: int) -> str:
-            return node.make("customer", msat, description="change", expiry=600).bolt11
+            return shop.node.make("customer", msat, description="change", expiry=600).bolt11
 
-        wallet = PaperWallet(node, "shop", owns=True)
-        await wallet.start()
-        yield Bench(wallet, pay, invoice)
-        await wallet.close()
+        return Bench(shop, pay, invoice)
+
+    @pytest.fixture
+    def hold_bench(self, shop: PaperWallet) -> HoldBench:
+        customer = PaperWallet(shop.node, "customer")
+
+        async def pay(bolt11: str) -> str | None:
+            try:
+                return (await customer.pay(bolt11, fee_limit_msat=0)).preimage
+            except Refused:
+                return None
+
+        async def balance() -> int:
+            return shop.node.balance("customer")
+
+        return HoldBench(shop, pay, balance)
 
 
 class Clock:
