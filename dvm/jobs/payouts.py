@@ -90,9 +90,7 @@ class Payouts:
                 picked = loop.time()
                 await self.pick_up()
             self._start_due()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(self._shop.settings.retry_seconds, PICK_UP_SECONDS)):
-                    await self._woken.wait()
+            await self._pause(min(self._shop.settings.retry_seconds, PICK_UP_SECONDS))
 
     async def pick_up(self) -> None:
         """Take up what another process has reserved."""
@@ -104,6 +102,17 @@ class Payouts:
         for payout in reserved:
             # Nobody but us pays, and what had been begun when we started is known: this has not been sent.
             self._take(payout, None)
+
+    async def finish(self, payout: Payout, seconds: float) -> None:
+        """For a command that holds the data directory and has just reserved this: pay it, without `load` and `run`.
+        Returns when it has ended, or after `seconds`."""
+        self._take(payout, None)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while payout.id in self._open:
+                    self._woken.clear()
+                    self._start_due()
+                    await self._pause(self._shop.settings.retry_seconds)
 
     async def close(self) -> None:
         """Wait for what is under way, `publish_seconds` at most; the next start asks the wallet about the rest."""
@@ -194,6 +203,11 @@ class Payouts:
         entry.due = asyncio.get_running_loop().time() + pause
         self._woken.set()
 
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
+
     def _start_due(self) -> None:
         if self._closing:
             return
@@ -237,14 +251,16 @@ class Payouts:
             entry.doubt = following.doubt
             match following.effect:
                 case Effect.PAY:
-                    if following.doubt is None and payout.customer is None:
+                    if payout.customer is None:
                         try:
                             await self._spare(payout)
-                        except (WalletError, TimeoutError):  # not sent yet, so it can wait
+                        except (WalletError, TimeoutError):
                             happening = Declined("rate_limited")
                             continue
                         except PayoutRefused as refused:
-                            return await self._return(payout, refused)
+                            if entry.doubt is None:
+                                return await self._return(payout, refused)
+                            return False  # it may have been sent: it is not sent again, and not returned either
                     happening = await self._pay(entry, payout)
                 case Effect.LOOK:
                     happening = Told(await self._look(payout))
