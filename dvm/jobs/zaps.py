@@ -1,6 +1,7 @@
-"""Zaps: what they pay for, the invoices of our own Lightning address, and our receipts for them (NIP-57).
+"""Zaps: what they pay for, and the invoices of our own Lightning address (NIP-57).
 
-Receipts that another provider makes for our address are the business of `dvm.jobs.zap_receipts`.
+Our receipts for them are made by `dvm.jobs.settlements`, with the deposit. Receipts that another provider
+makes for our address are the business of `dvm.jobs.zap_receipts`.
 """
 
 from __future__ import annotations
@@ -12,18 +13,16 @@ from typing import Protocol
 
 import orjson
 
-from dvm.jobs.shop import Shop, ZapSettings, publication
+from dvm.jobs.shop import Shop, ZapSettings
 from dvm.jobs.trouble import Trouble
-from dvm.ledger import LedgerError, PendingPayment, Publication
+from dvm.ledger import LedgerError, PendingPayment
 from dvm.lightning.base import Invoice, WalletError
 from dvm.lightning.lnurl_address import InvalidLnurl, pay_url
 from dvm.lightning.zaps import (
     InvalidZap,
     ZapRequest,
     description_hash,
-    make_zap_receipt,
     parse_zap_request,
-    relays_of,
 )
 from dvm.nip90.wire import ANNOUNCEMENT, MSAT
 from dvm.nostr.frames import clean
@@ -190,17 +189,6 @@ async def target_of(shop: Shop, request: ZapRequest) -> Target:
     if request.address is not None and request.address.split(":")[1] != shop.keys.pubkey:
         raise InvalidZap("a: it is not ours")
     return Target(None if request.anonymous else request.payer)
-
-
-def zap_receipt(shop: Shop, payment: PendingPayment, at: int) -> Publication:
-    """Our receipt (9735) for a zap that was paid at `at` (unix seconds), to be stored with its deposit.
-
-    `payment.zap` is there: the request was checked when its invoice was made.
-    """
-    if payment.zap is None:
-        raise ValueError("no zap request, no zap receipt")
-    event = make_zap_receipt(shop.keys, payment.zap, payment.bolt11, at)
-    return publication(event, "zap", relays_of(payment.zap))
 
 
 def spellings(lud16: str) -> tuple[str, ...]:
