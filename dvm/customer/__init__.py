@@ -1,7 +1,9 @@
 """The buyer's side: for people (`dvm ask`), bots and agents."""
 
 from dvm.customer.account import Account, examine, fetch_account
+from dvm.customer.accounting import AccountFailed, ToppedUp, Withdrawn
 from dvm.customer.archive import Archive, ArchiveError
+from dvm.customer.checking import compare
 from dvm.customer.client import Customer, JobFailed
 from dvm.customer.payment import Options, Payer
 from dvm.customer.purse import Purse, PurseError, data_directory, open_purse
@@ -25,6 +27,7 @@ from dvm.customer.updates import (
 
 __all__ = [
     "Account",
+    "AccountFailed",
     "Answered",
     "Archive",
     "ArchiveError",
@@ -45,8 +48,11 @@ __all__ = [
     "PurseError",
     "Quoted",
     "Receipted",
+    "ToppedUp",
     "Update",
+    "Withdrawn",
     "as_dict",
+    "compare",
     "data_directory",
     "examine",
     "fetch_account",

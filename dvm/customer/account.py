@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dvm.customer.archive import Archive
+from dvm.customer.archive import Archive, ArchiveError
 from dvm.nip90 import (
     ANNOUNCEMENT,
     RECEIPT,
@@ -21,6 +22,8 @@ from dvm.nip90 import (
 )
 from dvm.nip90.wire import MAX_COUNT, natural
 from dvm.nostr import Event, Filter, Keys, RelayPool
+
+log = logging.getLogger(__name__)
 
 PAGE = 500
 MAX_PAGES = 100
@@ -130,6 +133,25 @@ async def fetch_account(
     if archive is not None:
         await archive.save(keys.pubkey, provider, [r.event for r in account.receipts if r.id not in before])
     return account
+
+
+async def look_up(
+    relays: RelayPool,
+    keys: Keys,
+    provider: str,
+    archive: Archive | None,
+    *,
+    also: Iterable[Event],
+    recent: int,
+    timeout: float,  # noqa: ASYNC109
+) -> Account:
+    """As `fetch_account`, and without an archive that fails: to check a receipt, it is only a help."""
+    if archive is not None:
+        try:
+            return await fetch_account(relays, keys, provider, archive, also=also, recent=recent, timeout=timeout)
+        except ArchiveError as error:
+            log.warning("receipts are not kept: %s", error)
+    return await fetch_account(relays, keys, provider, also=also, recent=recent, timeout=timeout)
 
 
 async def fetch_announcements(

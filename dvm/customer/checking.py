@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dvm.customer.account import Account
 from dvm.customer.updates import Quoted, Receipted
-from dvm.nip90 import Announcement, JobRequest, Receipt, Result, verify_receipt
+from dvm.nip90 import AccountAnswer, Announcement, JobRequest, Receipt, Result, verify_receipt
 
 
 def check_receipt(
@@ -48,13 +48,41 @@ def check_receipt(
         checked += ["cost within the quote", "payment"]
     if announcement is not None:
         checked.append("announced prices")
-    missing: tuple[tuple[int, int], ...] = ()
-    if account is not None:
-        wrong += [problem for problem in account.problems if not _said(problem, receipt, wrong)]
-        missing = account.missing
-        if len(account.receipts) > 1 or receipt.seq == 1:
-            checked.append(_chain(account))
-    return Receipted(receipt, tuple(dict.fromkeys(wrong)), tuple(checked), missing)
+    return _with_account(receipt, wrong, checked, account)
+
+
+def check_money(receipt: Receipt, *, payment_hash: str, msat: int, account: Account | None) -> Receipted:
+    """The receipt of a payment to the balance, or (`msat` below zero, its fee included) of a withdrawal, with all
+    that is wrong with it. `account` includes this receipt."""
+    wrong = verify_receipt(receipt, paid=[payment_hash])
+    named = sum(p.msat for p in receipt.payments if p.payment_hash == payment_hash)
+    if named < msat:
+        did = f"credits {named} msat for a payment of {msat}" if msat > 0 else f"takes {-named} msat, not {-msat}"
+        wrong.append(f"it {did}")
+    return _with_account(receipt, wrong, ["signature", "payment"], account)
+
+
+def compare(account: Account, answer: AccountAnswer) -> list[str]:
+    """What a provider's own word (its balance, and the newest entry of its statement) has against its receipts, in
+    sentences; an empty list if nothing."""
+    newest = account.receipts[-1] if account.receipts else None
+    entry = max(answer.entries, key=lambda each: each.seq, default=None)
+    wrong = []
+    if newest is not None and (entry is None or entry.seq < newest.seq):
+        last = "none" if entry is None else f"number {entry.seq}"
+        wrong.append(f"its newest receipt is {last}, it says; you hold number {newest.seq}")
+    by_number = {receipt.seq: receipt for receipt in account.receipts}
+    for each in answer.entries:
+        held = by_number.get(each.seq)
+        if held is not None and (held.id, held.after) != (each.receipt, each.after):
+            wrong.append(f"receipt {each.seq}: its statement has another, or another balance, than what it signed")
+    if (balance := answer.balance) is not None and not wrong:
+        after = entry.after if entry is not None else account.balance_msat
+        owned = balance.available + balance.held + balance.leaving
+        # What was paid for a job that still runs is held, and stands on no receipt yet.
+        if not after <= owned <= after + balance.held:
+            wrong.append(f"its balances add up to {owned} msat, and its newest receipt leaves {after} msat")
+    return wrong
 
 
 def matching(announcements: Sequence[Announcement], receipt: Receipt) -> Announcement | None:
@@ -63,6 +91,16 @@ def matching(announcements: Sequence[Announcement], receipt: Receipt) -> Announc
     if receipt.announcement is not None:
         return next((each for each in priced if each.address == receipt.announcement), None)
     return next((each for each in priced if receipt.kind in each.kinds), None)
+
+
+def _with_account(receipt: Receipt, wrong: list[str], checked: list[str], account: Account | None) -> Receipted:
+    missing: tuple[tuple[int, int], ...] = ()
+    if account is not None:
+        wrong += [problem for problem in account.problems if not _said(problem, receipt, wrong)]
+        missing = account.missing
+        if len(account.receipts) > 1 or receipt.seq == 1:
+            checked.append(_chain(account))
+    return Receipted(receipt, tuple(dict.fromkeys(wrong)), tuple(checked), missing)
 
 
 def _said(problem: str, receipt: Receipt, wrong: Sequence[str]) -> bool:

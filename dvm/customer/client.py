@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 
 from dvm.customer.account import Account, fetch_account, fetch_announcements
+from dvm.customer.accounting import AccountFailed, Accounting, ToppedUp, Withdrawn
 from dvm.customer.archive import Archive
 from dvm.customer.payment import Options, Payer
 from dvm.customer.purchase import Purchase, publish_cancel
-from dvm.customer.updates import Done, Failed, Update
+from dvm.customer.quotes import Unpayable
+from dvm.customer.updates import Done, Failed, Quoted, Update
+from dvm.customer.zapping import Zapper
 from dvm.lightning.base import WalletError
-from dvm.nip90 import Announcement, Input, JobRequest, parse_request, request_draft
+from dvm.lightning.lnurl import LnurlClient
+from dvm.nip90 import AccountAnswer, Announcement, Input, JobRequest, parse_request, request_draft
 from dvm.nostr import Event, Keys, RelayPool, Scheme, parse_pubkey
 
 MAX_RELAYS_NAMED = 5
@@ -46,8 +50,10 @@ class Customer:
         payer: Payer | None = None,
         archive: Archive | None = None,
         options: Options | None = None,
+        lnurl: LnurlClient | None = None,
     ) -> None:
-        """Raises AddressRefused for a bad URL."""
+        """`lnurl` asks the Lightning addresses that are paid by zap, and stays its owner's; without one, only
+        public addresses are asked. Raises AddressRefused for a bad URL."""
         self.keys = keys
         self._payer, self._archive = payer, archive
         self._options = options or Options()
@@ -61,6 +67,9 @@ class Customer:
             # One connection for both: a second one for publishing spares a few ms of some 100 where a relay
             # does not send small messages at once, and costs strangers' relays twice the connections.
             self.relays = RelayPool(relays, relays, keys=keys)
+        self._lnurl, self._own_lnurl = lnurl or LnurlClient(), lnurl is None
+        self._zapper = Zapper(keys, self.relays, self._lnurl, timeout=self._options.query)
+        self._accounting = Accounting(keys, self.relays, self._named, archive, self._options)
 
     def start(self) -> None:
         """Connect in the background. Returns at once."""
@@ -69,6 +78,8 @@ class Customer:
 
     async def close(self) -> None:
         """Disconnect. Safe to call twice."""
+        if self._own_lnurl:
+            await self._lnurl.close()
         if self._own:
             await self.relays.close()
 
@@ -127,6 +138,7 @@ class Customer:
             max_msat=max_msat,
             network=network,
             payer=self._payer,
+            zapper=self._zapper,
             archive=self._archive,
             timeout=timeout,
             options=self._options,
@@ -186,6 +198,57 @@ class Customer:
         return await fetch_account(
             self.relays, self.keys, parse_pubkey(provider), self._archive, timeout=self._options.query
         )
+
+    async def balance(self, provider: str) -> AccountAnswer:
+        """What a provider (npub or hex) itself says that we own there: `AccountAnswer.balance`, which is signed.
+
+        Raises AccountFailed, and InvalidKey (a ValueError).
+        """
+        return await self._accounting.look(parse_pubkey(provider), "balance")
+
+    async def statement(self, provider: str, *, limit: int = 50, before: int | None = None) -> AccountAnswer:
+        """The balance and the newest entries of our statement there, or the newest below number `before`; fewer than
+        `limit` (at most 500) where they do not fit into an event. Raises as `balance` does."""
+        return await self._accounting.look(parse_pubkey(provider), "statement", limit, before)
+
+    async def withdraw(
+        self,
+        provider: str,
+        *,
+        to: str | None = None,
+        msat: int | None = None,
+        processing: Callable[[AccountAnswer], None] | None = None,
+    ) -> Withdrawn:
+        """Have a provider pay out of our balance there, and wait until it has.
+
+        `to` is an invoice over the amount, or a Lightning address; without it, it is the address in our own
+        profile (kind 0). `msat`, in whole sats, is needed but for an invoice. `processing` gets what the provider
+        says meanwhile. A failure with the code "unclear" or "no-answer" may still be paid: do not ask again
+        before `AccountFailed.text` says so. Raises AccountFailed, and ValueError before anything is sent.
+        """
+        return await self._accounting.withdraw(parse_pubkey(provider), to, msat, processing)
+
+    async def top_up(
+        self, provider: str, msat: int, *, text: str = "", show: Callable[[Quoted], None] | None = None
+    ) -> ToppedUp:
+        """Zap a provider's profile, which tops our balance there up, and wait for the receipt that says so.
+
+        Paid by the wallet; without one, `show` gets the invoice for somebody to pay. `text` is the zap's comment,
+        for all to read. Raises AccountFailed, and ValueError before anything is asked.
+        """
+        if msat <= 0 or msat % 1000:
+            raise ValueError("a whole number of sats above 0 can be zapped")
+        if self._payer is None and show is None:
+            raise ValueError("without a wallet, somebody must be shown the invoice")
+        pubkey = parse_pubkey(provider)
+        try:
+            network = await self._payers_network() or "mainnet"
+            quote = await self._zapper.quote(pubkey, msat, network=network, text=text)
+        except WalletError as error:
+            raise AccountFailed("payment-failed", f"the wallet cannot be used, so nothing was asked: {error}") from None
+        except Unpayable as error:
+            raise AccountFailed("unpayable", str(error)) from None
+        return await self._accounting.top_up(quote, self._payer, show)
 
     async def announcements(self, provider: str) -> list[Announcement]:
         """What a provider (npub or hex) announces. Raises InvalidKey (a ValueError)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from dvm.customer.quotes import Unpayable, check_quote
+from dvm.customer.quotes import Unpayable, check_quote, check_zappable
 from dvm.customer.updates import Declined, FailCode, Partial, Processing, Quoted, Update, scheme_name
 from dvm.nip90 import (
     RECEIPT,
@@ -30,6 +30,7 @@ from dvm.nostr import Event, Keys, Scheme
 MAX_OFFERS = 64
 """The most quotes, and the most refusals, that are kept: a broadcast may be answered by any number of
 invented providers, whose refusals must not crowd out an offer."""
+MAX_ZAPPED = 8
 MAX_RECEIPTS = 8
 
 
@@ -39,7 +40,8 @@ class Conversation:
     `offers` are quotes that may be paid, by provider, the first of each. `working` is who is at work
     without having been paid by us (a free job, or one that our balance covers); `begun` says that who counts
     has said that it works. `result`, `error` (code,
-    text) and `unreadable` end it; `news` are the updates that nobody has taken yet.
+    text) and `unreadable` end it; `news` are the updates that nobody has taken yet. `unpriced` are quotes
+    without an invoice: whoever asks for the invoice of a zap takes them out and calls `offer` or `refuse`.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Conversation:
         self.news: deque[Update] = deque()
         self.offers: dict[str, Quoted] = {}
         self.declined: dict[str, Declined] = {}
+        self.unpriced: deque[Feedback] = deque()
         self.named = request.providers[0] if request.providers else None
         self.chosen: Quoted | None = None
         self.working: str | None = None
@@ -69,6 +72,7 @@ class Conversation:
         self._partial: tuple[int, int] = (-1, -1)
         self._processing: set[str] = set()
         self._dismissed: set[str] = set()
+        self._zapped: set[str] = set()
 
     @property
     def provider(self) -> str | None:
@@ -120,6 +124,18 @@ class Conversation:
         elif codes <= {"refused", "silent"}:
             code = "refused"
         return code, "; ".join(dict.fromkeys(each.text for each in declined[:3]))
+
+    def offer(self, quote: Quoted) -> None:
+        """A quote that may be paid: the first of its provider counts."""
+        if self.chosen is None and quote.provider not in self.offers and len(self.offers) < MAX_OFFERS:
+            self.declined.pop(quote.provider, None)
+            self.offers[quote.provider] = quote
+            self.news.append(quote)
+
+    def refuse(self, provider: str, code: str, text: str) -> None:
+        """Why the quote of this provider cannot be paid."""
+        if provider not in self.offers:
+            self._decline(provider, code, text)
 
     def take(self, event: Event) -> None:
         """A verified event that mentions the job, from whomever. Never raises for what it says."""
@@ -176,7 +192,7 @@ class Conversation:
         if self.chosen is not None:
             return provider == self.chosen.provider
         # It asked for money (until it has that, it only wants to be believed), or was waited for once already.
-        if provider in self.offers or provider in self._dismissed:
+        if provider in self.offers or provider in self._zapped or provider in self._dismissed:
             return False
         if self.working is None:
             self.working = provider
@@ -191,14 +207,23 @@ class Conversation:
         if self.working == provider:
             self.working = None
         try:
+            if feedback.bolt11 is None:
+                check_zappable(feedback, max_msat=self._max_msat)
+                self._take_unpriced(feedback)
+                return
             quote = check_quote(feedback, max_msat=self._max_msat, network=self._network, now=self._now())
         except Unpayable as error:
             self._decline(provider, error.code, str(error))
             return
-        self.declined.pop(provider, None)
-        self.offers[provider] = quote
         self._check_scheme(feedback.scheme, "the quote")
-        self.news.append(quote)
+        self.offer(quote)
+
+    def _take_unpriced(self, feedback: Feedback) -> None:
+        # Each costs questions to a stranger's server, whom a broadcast lets anybody name.
+        if feedback.provider not in self._zapped and len(self._zapped) < MAX_ZAPPED:
+            self._zapped.add(feedback.provider)
+            self._check_scheme(feedback.scheme, "the quote")
+            self.unpriced.append(feedback)
 
     def _take_error(self, feedback: Feedback) -> None:
         code, _, text = feedback.text.partition(": ")

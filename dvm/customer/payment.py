@@ -27,7 +27,8 @@ class Options:
 
     `quote`: for a first sign of life. `window`: for cheaper offers, after the first. `by_hand`: for
     somebody to pay the invoice. `silence`: for a word from who answers a broadcast without being paid.
-    `receipt`: for the receipt, after the result. Routing fees are limited to the larger of `fee_msat` and
+    `receipt`: for the receipt, after the result. `money`: for a withdrawal to be paid, or a payment to be
+    credited. Routing fees are limited to the larger of `fee_msat` and
     one part in `fee_part` of the price.
     """
 
@@ -37,6 +38,7 @@ class Options:
     by_hand: float = 900.0
     silence: float = 60.0
     receipt: float = 15.0
+    money: float = 180.0
     poll: float = 5.0
     republish: float = 15.0
     query: float = 5.0

@@ -8,13 +8,12 @@ stored events of the job are asked for regularly, and the request is published a
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 
-from dvm.customer.account import fetch_account, fetch_announcements
-from dvm.customer.archive import Archive, ArchiveError
+from dvm.customer.account import fetch_announcements, look_up
+from dvm.customer.archive import Archive
 from dvm.customer.checking import check_receipt, matching
 from dvm.customer.conversation import Conversation
 from dvm.customer.payment import OnePayment, Options, Payer
@@ -30,10 +29,9 @@ from dvm.customer.updates import (
     Receipted,
     Update,
 )
+from dvm.customer.zapping import Zapper, ZapQuotes
 from dvm.nip90 import FEEDBACK, RECEIPT, TO_RESULT, Announcement, JobRequest, Receipt, cancel_draft
 from dvm.nostr import Event, Filter, Keys, RelayPool
-
-log = logging.getLogger(__name__)
 
 RECENT = 200
 """Receipts of the chain that are checked at each job; `Customer.account` checks them all."""
@@ -57,6 +55,7 @@ class Purchase:
         max_msat: int,
         network: str | None,
         payer: Payer | None,
+        zapper: Zapper,
         archive: Archive | None,
         timeout: float,
         options: Options,
@@ -66,6 +65,8 @@ class Purchase:
         self._timeout, self._options = timeout, options
         self._talk = Conversation(request, keys, max_msat=max_msat, network=network, now=time.time)
         self._changed = asyncio.Event()
+        self._zaps = ZapQuotes(zapper, self._talk, self._changed.set, network=network)
+        self._accepted: list[str] = []
         self._payment: OnePayment | None = None
         self._announcements: dict[str, asyncio.Task[list[Announcement]]] = {}
         self._heard_at, self._newest = 0.0, 0
@@ -87,7 +88,7 @@ class Purchase:
             tasks = (poll, *self._announcements.values())
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, self._zaps.close(), return_exceptions=True)
             if self._payment is not None:
                 await self._payment.close()
             if not self._finished and self._talk.result is None:
@@ -106,7 +107,7 @@ class Purchase:
             reasons = "; ".join(f"{url}: {reason}" for url, reason in sorted(published.failed.items()))
             yield self._failed("unpublished", f"no relay took the request: {reasons or 'there is none'}")
             return
-        self._published = True
+        self._published, self._accepted = True, published.accepted
         yield Asked(event, tuple(published.accepted))
         async for update in self._find_offer():
             yield update
@@ -306,21 +307,15 @@ class Purchase:
     async def _checked(self, receipt: Receipt) -> Receipted:
         fetched = self._announcements.get(receipt.provider)
         announcements = [] if fetched is None else await fetched
-        account = None
-        for archive in (self._archive, None):
-            try:
-                account = await fetch_account(
-                    self._relays,
-                    self._keys,
-                    receipt.provider,
-                    archive,
-                    also=[receipt.event],
-                    recent=RECENT,
-                    timeout=self._options.query,
-                )
-                break
-            except ArchiveError as error:
-                log.warning("receipts are not kept: %s", error)
+        account = await look_up(
+            self._relays,
+            self._keys,
+            receipt.provider,
+            self._archive,
+            also=[receipt.event],
+            recent=RECENT,
+            timeout=self._options.query,
+        )
         return check_receipt(
             receipt,
             request=self._request,
@@ -355,6 +350,7 @@ class Purchase:
     def _take(self, event: Event) -> None:
         # Taken again each time that a query brings it: what counted for nothing then may count now.
         self._talk.take(event)
+        self._zaps.start(self._accepted)
         if event.pubkey == self._talk.provider and event.created_at > self._newest:
             self._newest, self._heard_at = event.created_at, self._now()
         self._changed.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dvm.customer.updates import Quoted
 from dvm.lightning.bolt11 import InvalidInvoice, decode
 from dvm.nip90 import Feedback
+from dvm.nip90.wire import MSAT
 
 LEAST_SECONDS = 5
 """An invoice with less time left may expire while the payment is on its way."""
@@ -16,6 +17,19 @@ class Unpayable(ValueError):
     def __init__(self, code: str, text: str) -> None:
         super().__init__(text)
         self.code = code
+
+
+def check_zappable(feedback: Feedback, *, max_msat: int) -> None:
+    """Whether a quote without an invoice may be paid by a zap. Raises Unpayable, nothing else.
+
+    The codes are no-amount, no-invoice (a zap is over whole sats) and too-dear.
+    """
+    if feedback.msat is None:
+        raise Unpayable("no-amount", "it does not say how much it asks for")
+    if feedback.msat == 0 or feedback.msat % MSAT:
+        raise Unpayable("no-invoice", "it has no invoice, and no zap can be over what it asks for")
+    if feedback.msat > max_msat:
+        raise Unpayable("too-dear", f"it asks for {feedback.msat} msat, and the limit is {max_msat} msat")
 
 
 def check_quote(feedback: Feedback, *, max_msat: int, network: str | None, now: float) -> Quoted:

@@ -32,23 +32,6 @@ from dvm.nostr.keys import Keys
 Status = Literal["success", "processing", "error"]
 WithdrawalState = Literal["reserved", "paid", "failed", "refused"]
 
-AccountCode = Literal[
-    "expired",  # asked too long ago, or from the future: nothing was done
-    "rate-limited",
-    "unavailable",  # the provider cannot tell or pay at the moment
-    "withdrawals-disabled",
-    "bad-invoice",  # unreadable, without an amount, expired, for another network, or one of the provider's own
-    "amount-differs",  # the amount is not the invoice's
-    "known-invoice",  # it is being paid, or was, by another request
-    "no-address",  # there is no Lightning address in the customer's profile
-    "address-failed",  # the address gives no invoice that can be paid
-    "too-small",  # less than the provider pays out at once
-    "too-much",  # more than it pays out to one customer in a day
-    "too-little",  # the balance does not hold the amount and the routing fee's limit
-    "payment-failed",  # for good: all of it is on the balance again
-]
-"""What a provider answers to a well-formed request, beside the codes of `InvalidAccountRequest`."""
-
 
 class InvalidAccountAnswer(ValueError):
     """The event is no answer that can be relied upon; the text says why."""
