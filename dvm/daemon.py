@@ -21,11 +21,16 @@ from dvm.building import (
 )
 from dvm.config import Config, Relays
 from dvm.datadir import DataDir
+from dvm.gateway.app import make_app
+from dvm.gateway.server import Gateway, GatewayError
+from dvm.gateway.site import Site
 from dvm.jobs import Engine, Shop
+from dvm.jobs.figures import figures
 from dvm.ledger import SqliteStore, StoreError
 from dvm.ledger.examine import exists
 from dvm.ledger.sqlite import FILE
 from dvm.lightning.base import WalletError
+from dvm.lightning.lnurl import LnurlClient
 from dvm.models import ModelError
 from dvm.problems import ConfigError
 from dvm.secrets import Secrets
@@ -52,7 +57,9 @@ class Daemon:
         self.services = build_services(config)
         self.wallet = build_wallet(config, secrets, data)
         self.pool = build_pool(relays, self.keys, config.limits)
+        self.lnurl = LnurlClient(allow_private=config.limits.allow_private_addresses)
         self.relays = relays
+        self.gateway: Gateway | None = None
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Daemon:
@@ -63,6 +70,7 @@ class Daemon:
             self.store = await self._open_store()
             stack.push_async_callback(self.store.close)
             stack.push_async_callback(self.pool.close)
+            stack.push_async_callback(self.lnurl.close)
             self.pool.start()
             await self._start_wallet()
             await self._start_models()
@@ -76,11 +84,13 @@ class Daemon:
                 settings=build_settings(self.config),
                 policies=build_policies(self.config.limits),
                 zaps=build_zaps(self.config),
+                lnurl=self.lnurl,
                 announcement=IDENTIFIER,
             )
             self.engine = Engine(shop)
             await self.engine.start()
             stack.push_async_callback(self.engine.stop)
+            await self._open_gateway(shop)
             beat = asyncio.create_task(self._beat(), name="heartbeat")
             stack.callback(self.data.end)
             stack.callback(beat.cancel)
@@ -99,7 +109,11 @@ class Daemon:
     def ready(self) -> dict[str, Any]:
         """What the log's first line says."""
         urls = [relay.url for relay in self.relays.relay]
-        return {"pubkey": self.keys.pubkey, "npub": self.keys.npub, "relays": urls}
+        said = {"pubkey": self.keys.pubkey, "npub": self.keys.npub, "relays": urls}
+        if self.gateway is not None and self.config.gateway is not None:
+            host = self.config.gateway.listen.rpartition(":")[0]
+            said["gateway"] = f"http://{host}:{self.gateway.port}"
+        return said
 
     async def _open_store(self) -> SqliteStore:
         new = not exists(self.data.path)
@@ -127,6 +141,38 @@ class Daemon:
                 "the wallet does not answer: no invoice can be made until it does; see `dvm doctor`",
                 extra={"error": str(error)},
             )
+
+    async def _open_gateway(self, shop: Shop) -> None:
+        if self.config.gateway is None:
+            return
+        engine, listen = self.engine, self.config.gateway.listen
+        site = Site(
+            url=self.config.gateway.url or f"http://{listen}",
+            pubkey=self.keys.pubkey,
+            name=self.config.identity.lud16.partition("@")[0] if engine.zaps else "",
+            relays=tuple(self.relays.write),
+        )
+
+        def facts() -> dict[str, float]:
+            return figures(shop, engine, engine.payouts, engine.watchdog)
+
+        app = make_app(site, desk=engine.zaps, healthy=self._trouble, facts=facts)
+        self.gateway = Gateway(app, listen)
+        self._stack.push_async_callback(self.gateway.close)
+        try:
+            await self.gateway.start()
+        except GatewayError as error:
+            raise ConfigError([f"dvm.toml: {error}"]) from None
+
+    def _trouble(self) -> str | None:
+        """What keeps it from selling now, for whoever watches over it."""
+        if not self.pool.connected:
+            return "no relay can be reached"
+        if not self.engine.watchdog.selling:
+            return "the wallet holds less than customers are owed"
+        if self.engine.watchdog.silent_seconds:
+            return "the wallet does not answer"
+        return None
 
     async def _start_models(self) -> None:
         for model in self.models.values():

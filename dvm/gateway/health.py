@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from dvm.gateway.answers import NO_STORE, json
 from dvm.gateway.site import Site
+from dvm.jobs.figures import ABOUT
 
 Facts = Callable[[], Mapping[str, float]]
 """Numbers of this moment by name (`relays_connected`), each a gauge `dvm_<name>`. Quick: it waits for nothing."""
@@ -64,7 +65,7 @@ class _Facts(Collector):
 
     def collect(self) -> Iterable[Metric]:
         for name, value in self._facts().items():
-            yield GaugeMetricFamily(f"dvm_{name}", name.replace("_", " "), value)
+            yield GaugeMetricFamily(f"dvm_{name}", ABOUT.get(name, name.replace("_", " ")), value)
 
 
 def _not_found() -> Response:

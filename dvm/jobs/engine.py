@@ -6,14 +6,19 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from dvm.jobs.accounts import Accounts
 from dvm.jobs.endings import Endings
 from dvm.jobs.intake import MAX_DELETIONS, Intake
 from dvm.jobs.outbox import Outbox
+from dvm.jobs.payouts import Payouts
 from dvm.jobs.promises import Promises
 from dvm.jobs.runner import Runner
 from dvm.jobs.settlements import Settlements
 from dvm.jobs.shop import Shop
 from dvm.jobs.transitions import Effect, Restarted, step
+from dvm.jobs.watchdog import Watchdog
+from dvm.jobs.zap_receipts import HORIZON_SECONDS, ZapReceipts
+from dvm.jobs.zaps import Zaps
 from dvm.ledger import JobState, LedgerError
 from dvm.nip90 import DELETION, parse_deletion
 from dvm.nostr.event import Event
@@ -37,6 +42,17 @@ class Engine:
         self.runner = Runner(shop, self.outbox, endings, self.promises)
         self.settlements.promises, self.promises.runs = self.promises, self.runner
         self.intake = Intake(shop, self.outbox, self.settlements, self.runner.start)
+        self.payouts = Payouts(shop, self.outbox)
+        self.accounts = Accounts(shop, self.outbox, self.payouts, shop.lnurl)
+        self.watchdog = Watchdog(shop, self.outbox, self.payouts)
+        shop.policies = (*shop.policies, self.watchdog.policy)
+        shop.receivable = self.watchdog.receivable
+        self.zaps: Zaps | None = None
+        self.zap_receipts: ZapReceipts | None = None
+        if shop.zaps is not None and shop.zaps.own:
+            self.zaps = Zaps(shop, self.settlements, shop.zaps)
+        elif shop.zaps is not None:
+            self.zap_receipts = ZapReceipts(shop, self.settlements, shop.zaps, shop.lnurl)
         self._subscriptions: list[Subscription] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._background: list[asyncio.Task[None]] = []
@@ -45,6 +61,7 @@ class Engine:
         """Take up what the last run left, then listen."""
         await self.settlements.load()
         await self.promises.load()
+        await self.payouts.load()
         await self._recover()
         for work in (
             self.outbox.run,
@@ -54,6 +71,9 @@ class Engine:
             self.runner.keep_leases,
             self.runner.reclaim,
             self.intake.reclaim,
+            self.payouts.run,
+            self.watchdog.run,
+            *([self.zap_receipts.run] if self.zap_receipts else []),
         ):
             self._background.append(asyncio.create_task(_for_ever(work), name=work.__qualname__))
         settings = self._shop.settings
@@ -78,13 +98,26 @@ class Engine:
                 since=now - settings.quote_seconds,
                 sweep=settings.sweep_seconds,
             ),
+            self._shop.relays.subscribe(
+                self.accounts.filters(), self.accounts.on_request, since=oldest, sweep=settings.sweep_seconds
+            ),
         ]
+        if self.zap_receipts is not None:
+            self._subscriptions.append(
+                self._shop.relays.subscribe(
+                    [self.zap_receipts.filter],
+                    self.zap_receipts.on_receipt,
+                    since=now - HORIZON_SECONDS,
+                    sweep=settings.sweep_seconds,
+                )
+            )
 
     async def stop(self) -> None:
         """Hear nothing more, finish what runs (`shutdown_seconds` at most), store, and say what is ready."""
         for subscription in self._subscriptions:
             subscription.close()
         self.intake.close()
+        await self.accounts.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self._shop.settings.shutdown_seconds)
         for task in list(self._tasks):
@@ -94,6 +127,7 @@ class Engine:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await self.settlements.close()
+        await self.payouts.close()
         await self.runner.close()
         await self.promises.flush(self._shop.settings.publish_seconds)
         await self.outbox.flush(self._shop.settings.publish_seconds)

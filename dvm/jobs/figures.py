@@ -8,17 +8,17 @@ from dvm.jobs.shop import Shop
 from dvm.jobs.watchdog import Watchdog
 
 ABOUT = {
-    "dvm_selling": "1 while new jobs are sold, 0 while the wallet holds less than customers are owed.",
-    "dvm_owed_msat": "What customers own here, in msat, their holds included.",
-    "dvm_wallet_balance_msat": "What the wallet can spend, in msat.",
-    "dvm_wallet_receivable_msat": "What the wallet can still receive, in msat.",
-    "dvm_wallet_silent_seconds": "How long the wallet has not answered; 0 while it does.",
-    "dvm_payouts_open": "Payments that leave and have not ended.",
-    "dvm_payouts_open_msat": "The same, in msat.",
-    "dvm_payouts_overdue": "Those of them that have been open for more than an hour.",
-    "dvm_quotes_open": "Quotes that are unpaid or in the making.",
-    "dvm_outbox_waiting": "Events that no relay has taken yet.",
-    "dvm_relays_connected": "Our own relays that are connected.",
+    "selling": "1 while new jobs are sold, 0 while the wallet holds less than customers are owed.",
+    "owed_msat": "What customers own here, in msat, their holds included.",
+    "wallet_balance_msat": "What the wallet can spend, in msat.",
+    "wallet_receivable_msat": "What the wallet can still receive, in msat.",
+    "wallet_silent_seconds": "How long the wallet has not answered; 0 while it does.",
+    "payouts_open": "Payments that leave and have not ended.",
+    "payouts_open_msat": "The same, in msat.",
+    "payouts_overdue": "Those of them that have been open for more than an hour.",
+    "quotes_open": "Quotes that are unpaid or in the making.",
+    "outbox_waiting": "Events that no relay has taken yet.",
+    "relays_connected": "Our own relays that are connected.",
 }
 """What each figure is: all are gauges. Those that a wallet does not tell are left out."""
 
@@ -27,16 +27,16 @@ def figures(shop: Shop, engine: Engine, payouts: Payouts, watchdog: Watchdog) ->
     """The figures now, by name. Costs nothing: no I/O."""
     unresolved = payouts.unresolved()
     found: dict[str, float | None] = {
-        "dvm_selling": float(watchdog.selling),
-        "dvm_owed_msat": watchdog.owed,
-        "dvm_wallet_balance_msat": watchdog.balance,
-        "dvm_wallet_receivable_msat": watchdog.receivable(),
-        "dvm_wallet_silent_seconds": watchdog.silent_seconds,
-        "dvm_payouts_open": len(unresolved),
-        "dvm_payouts_open_msat": sum(each.msat for each in unresolved),
-        "dvm_payouts_overdue": len(payouts.overdue()),
-        "dvm_quotes_open": engine.intake.open_quotes_total(),
-        "dvm_outbox_waiting": engine.outbox.refused,
-        "dvm_relays_connected": shop.relays.connected,
+        "selling": float(watchdog.selling),
+        "owed_msat": watchdog.owed,
+        "wallet_balance_msat": watchdog.balance,
+        "wallet_receivable_msat": watchdog.receivable(),
+        "wallet_silent_seconds": watchdog.silent_seconds,
+        "payouts_open": len(unresolved),
+        "payouts_open_msat": sum(each.msat for each in unresolved),
+        "payouts_overdue": len(payouts.overdue()),
+        "quotes_open": engine.intake.open_quotes_total(),
+        "outbox_waiting": engine.outbox.refused,
+        "relays_connected": shop.relays.connected,
     }
     return {name: float(value) for name, value in found.items() if value is not None}

@@ -11,6 +11,7 @@ from dvm.jobs.admission import Policy
 from dvm.jobs.services import Service
 from dvm.ledger import Job, Publication, Store
 from dvm.lightning.base import Wallet
+from dvm.lightning.lnurl import LnurlClient
 from dvm.models import Model
 from dvm.nip90 import Answers, JobRequest, parse_request
 from dvm.nostr.event import Event
@@ -89,6 +90,7 @@ class Shop:
     announcement: str | None = None
     clock: Callable[[], float] = time.time
     zaps: ZapSettings | None = None
+    lnurl: LnurlClient = field(default_factory=LnurlClient)
     receivable: Callable[[], int | None] = lambda: None  # msat that the wallet can receive, if it tells
     _read: dict[str, JobRequest] = field(default_factory=dict, init=False)
 
