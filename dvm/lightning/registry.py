@@ -27,8 +27,12 @@ class Setup:
 # type → module and the class in it, which has a classmethod `from_setup(setup) -> Wallet`. Imported when it
 # is asked for: nobody needs the code of five wallets.
 WALLETS: Mapping[str, tuple[str, str]] = {
+    "cln": ("dvm.lightning.cln", "ClnWallet"),
+    "lnbits": ("dvm.lightning.lnbits", "LnbitsWallet"),
+    "lnd": ("dvm.lightning.lnd", "LndWallet"),
     "nwc": ("dvm.lightning.nwc", "NwcWallet"),
     "paper": ("dvm.lightning.paper", "PaperWallet"),
+    "phoenixd": ("dvm.lightning.phoenixd", "PhoenixdWallet"),
 }
 
 

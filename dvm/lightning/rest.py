@@ -51,8 +51,9 @@ class Rest:
         auth: httpx.BasicAuth | None = None,
         tls_cert: Path | None = None,
         timeout: float = 30.0,
+        connections: int = 40,
     ) -> None:
-        """`tls_cert`: the PEM file of a node's own certificate, which is then trusted and checked as such.
+        """`connections`: the most at once. `tls_cert`: the PEM file of a node's own certificate, which is then trusted and checked as such.
 
         Raises WalletError for a certificate that cannot be read.
         """
@@ -66,7 +67,7 @@ class Rest:
             timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0)),
             follow_redirects=False,
             trust_env=False,
-            limits=httpx.Limits(max_connections=40, max_keepalive_connections=16),
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=16),
         )
 
     async def close(self) -> None:
