@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Collection
 
 from dvm.ledger import money
+from dvm.ledger.audit import audit as audit
 from dvm.ledger.base import Balance, Entry, Job, JobState, PendingPayment, UsageRow
 
 # How long after its quote's end a payment is still looked for. It can settle late only while an HTLC is
