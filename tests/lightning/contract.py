@@ -49,9 +49,22 @@ class WalletContract:
 
     async def test_an_invoice_carries_a_description_hash(self, bench: Bench) -> None:
         assert (await bench.wallet.info()).capabilities.description_hash
+        text = "a zap request, " + "much longer than an invoice's description may be" * 50
+        digest = sha256(text.encode()).hexdigest()
+        invoice = await bench.wallet.create_invoice(21_000, description=text, description_hash=digest, expiry=600)
+        said = decode(invoice.bolt11)
+        assert (said.description_hash, said.description) == (digest, None)
+        with pytest.raises(WalletError):
+            await bench.wallet.create_invoice(21_000, description="another", description_hash=digest, expiry=600)
+
+    async def test_a_description_hash_alone_is_enough_or_said_not_to_be(self, bench: Bench) -> None:
         digest = sha256(b"a zap request").hexdigest()
-        invoice = await bench.wallet.create_invoice(21_000, description_hash=digest, expiry=600)
-        assert decode(invoice.bolt11).description_hash == digest
+        try:
+            invoice = await bench.wallet.create_invoice(21_000, description_hash=digest, expiry=600)
+        except WalletError as error:
+            assert error.code == "unsupported"
+        else:
+            assert decode(invoice.bolt11).description_hash == digest
 
     async def test_unpaid_is_pending_and_strange_is_unknown(self, bench: Bench) -> None:
         invoice = await bench.wallet.create_invoice(21_000, description="a job", expiry=600)

@@ -1,0 +1,121 @@
+"""An HTTP server on loopback that a test can stop, start again on its port, and make fail in every way."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Literal
+
+import uvicorn
+
+Scope, Receive, Send = Any, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+# Before anything is done: "hang" (no answer), "cut" (the connection), "500", "502", "html" (a page with 200),
+# "text" (JSON that is no object). After it is done: "done-hang", "done-cut", "done-500", "done-html".
+Fault = Literal["hang", "cut", "500", "502", "html", "text", "done-hang", "done-cut", "done-500", "done-html"]
+_PAGES: dict[str, tuple[int, bytes, bytes]] = {
+    "500": (500, b"text/html", b"<h1>Internal Server Error</h1>"),
+    "502": (502, b"text/html", b"<h1>Bad Gateway</h1>"),
+    "html": (200, b"text/html", b"<html>Welcome to nginx!</html>"),
+    "text": (200, b"application/json", b'"nothing of the kind"'),
+}
+
+
+class Loopback:
+    """Serves `app`. `faults` by path, or "*", strike until they are taken away; `calls` counts by path."""
+
+    def __init__(self, app: App, *, ssl_certfile: str | None = None, ssl_keyfile: str | None = None) -> None:
+        self._app = app
+        self._tls = {"ssl_certfile": ssl_certfile, "ssl_keyfile": ssl_keyfile}
+        self._port = 0
+        self._server: uvicorn.Server | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self.faults: dict[str, Fault] = {}
+        self.calls: Counter[str] = Counter()
+        self._broken: list[Exception] = []
+
+    @property
+    def url(self) -> str:
+        return f"http{'s' if self._tls['ssl_certfile'] else ''}://127.0.0.1:{self._port}"
+
+    async def start(self) -> None:
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", self._port))
+        self._port = listener.getsockname()[1]
+        config = uvicorn.Config(
+            self._serve,
+            interface="asgi3",
+            log_config=None,
+            log_level="critical",
+            lifespan="off",
+            ws="websockets-sansio",
+            **self._tls,
+        )
+        self._server = _Server(config)
+        self._serving = asyncio.create_task(self._server.serve([listener]))
+        while not self._server.started:
+            await asyncio.sleep(0.002)
+
+    async def stop(self) -> None:
+        """Refuse connections from now on, and cut those that there are."""
+        if self._server is None or self._serving is None:
+            return
+        self._server.should_exit = self._server.force_exit = True
+        self.cut()
+        await self._serving
+        self._server = None
+        if self._broken:
+            raise ExceptionGroup("the stand-in is broken", self._broken)
+
+    def cut(self) -> None:
+        """Cut every connection there is."""
+        assert self._server is not None
+        for connection in list(self._server.server_state.connections):
+            transport = getattr(connection, "transport", None)
+            if transport is not None:
+                transport.abort()
+        for task in list(self._server.server_state.tasks):
+            task.cancel()
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        fault = self.faults.get(path) or self.faults.get("*")
+        self.calls[path] += 1
+        if scope["type"] != "http" or fault is None:
+            await self._answer(scope, receive, send)
+            return
+        if fault.startswith("done-"):
+            await self._answer(scope, receive, _swallow)
+            fault = fault.removeprefix("done-")  # type: ignore[assignment]
+        if fault == "hang":
+            await asyncio.Event().wait()
+        if fault == "cut":
+            headers = [(b"content-length", b"100")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": b"{", "more_body": True})
+            raise ConnectionAbortedError
+        status, kind, body = _PAGES[fault]
+        await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", kind)]})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except Exception as error:
+            self._broken.append(error)
+            raise
+
+
+class _Server(uvicorn.Server):
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        with suppress(asyncio.CancelledError):
+            await self._serve(sockets)  # without its signal handlers, which are the test runner's
+
+
+async def _swallow(message: Any) -> None:
+    pass
