@@ -28,6 +28,17 @@ class Hints:
             reader.end()
         return self._read(reader)
 
+    @property
+    def all_taken(self) -> bool:
+        """Whether every reader has come back for more since the last hint: what it was told is dealt with."""
+        return all(reader.idle.is_set() for reader in self._readers)
+
+    async def taken(self) -> None:
+        """Wait for that: a stream's place is kept only then, so that a crash loses no hint."""
+        while not self.all_taken:
+            for reader in list(self._readers):
+                await reader.idle.wait()
+
     def close(self) -> None:
         self._closed = True
         for reader in self._readers:
@@ -46,9 +57,12 @@ class _Reader:
         self._hints: deque[str] = deque(maxlen=_KEPT)
         self._wake = asyncio.Event()
         self._ended = False
+        self.idle = asyncio.Event()
+        self.idle.set()  # nothing was told yet
 
     def put(self, hint: str) -> None:
         self._hints.append(hint)
+        self.idle.clear()
         self._wake.set()
 
     def end(self) -> None:
@@ -57,6 +71,7 @@ class _Reader:
 
     async def next(self) -> str | None:
         while not self._hints:
+            self.idle.set()
             if self._ended:
                 return None
             self._wake.clear()

@@ -53,7 +53,8 @@ class Rest:
         timeout: float = 30.0,
         connections: int = 40,
     ) -> None:
-        """`connections`: the most at once. `tls_cert`: the PEM file of a node's own certificate, which is then trusted and checked as such.
+        """`tls_cert`: the PEM file of a node's own certificate, which is then trusted and checked as such.
+        `connections`: the most at once.
 
         Raises WalletError for a certificate that cannot be read.
         """
