@@ -26,6 +26,8 @@ COMMANDS = {
     "doctor": "Try relays, wallet, models, clock and database; say what to do.",
     "balance": "What customers own, or what you own at a provider.",
     "statement": "A customer's receipts, or your own at a provider.",
+    "topup": "Put money on your balance at a provider.",
+    "withdraw": "Take your balance at a provider, or your own revenue, out.",
     "report": "Usage and earnings by day, kind and model.",
 }
 

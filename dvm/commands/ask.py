@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from contextlib import AsyncExitStack, aclosing
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dvm.commands.ask_display import display
-from dvm.commands.buyer import NWC, KeyFile, archive, provider_key, purse_of, run, urls_of
+from dvm.commands.buyer import (
+    INTERRUPTED,
+    AllowPrivate,
+    KeyFile,
+    NwcFile,
+    archive,
+    provider_key,
+    purse_of,
+    run,
+    urls_of,
+    wallet_of,
+)
 from dvm.commands.common import RELAYS, Failure, RelaysPath
 from dvm.config import load_relays
 from dvm.customer import Answered, Asked, Customer, Done, Failed
-from dvm.lightning.base import WalletError
+from dvm.lightning.lnurl import LnurlClient
 from dvm.lightning.nwc import NwcWallet
 from dvm.nip90 import InvalidRequest
 from dvm.nostr import EncryptError, Event, Keys
-from dvm.problems import ConfigError
-from dvm.secrets import from_environment, from_file
 
 MAX_PROMPT_BYTES = 10 << 20
-INTERRUPTED = 130
 
 
 def main(
@@ -45,11 +51,9 @@ def main(
         float, typer.Option("--timeout", min=1, help="Seconds to wait for the answer, once it is paid for.")
     ] = 300,
     relays: RelaysPath = RELAYS,
-    nwc_file: Annotated[
-        Path | None,
-        typer.Option("--nwc-file", help=f"A file with a wallet connection that may pay; or {NWC} in the environment."),
-    ] = None,
+    nwc_file: NwcFile = None,
     key_file: KeyFile = None,
+    allow_private: AllowPrivate = False,
     require_receipt: Annotated[
         bool, typer.Option("--require-receipt", help="An answer without a receipt is a failure.")
     ] = False,
@@ -76,7 +80,7 @@ def main(
     text = _stdin() if prompt == "-" else prompt
     if not text.strip():
         raise typer.BadParameter("the prompt is empty", param_hint="PROMPT")
-    wallet = _wallet(nwc_file)
+    wallet = wallet_of(nwc_file)
     keys = purse_of(key_file, make=True).keys
 
     async def ask() -> int:
@@ -84,6 +88,7 @@ def main(
             keys,
             urls_of(where),
             wallet,
+            allow_private=allow_private,
             as_json=as_json,
             require_receipt=require_receipt,
             prompt=text,
@@ -102,7 +107,14 @@ def main(
 
 
 async def _ask(  # type: ignore[no-untyped-def]
-    keys: Keys, urls: list[str], wallet: NwcWallet | None, *, as_json: bool, require_receipt: bool, **job
+    keys: Keys,
+    urls: list[str],
+    wallet: NwcWallet | None,
+    *,
+    allow_private: bool,
+    as_json: bool,
+    require_receipt: bool,
+    **job,
 ) -> int:
     """The exit code."""
     screen = display(as_json=as_json)
@@ -114,7 +126,11 @@ async def _ask(  # type: ignore[no-untyped-def]
             if wallet is not None:
                 stack.push_async_callback(wallet.close)
                 await wallet.start()
-            customer = await stack.enter_async_context(Customer(keys, urls, payer=wallet, archive=archive()))
+            lnurl = LnurlClient(allow_private=allow_private)
+            stack.push_async_callback(lnurl.close)
+            customer = await stack.enter_async_context(
+                Customer(keys, urls, payer=wallet, archive=archive(), lnurl=lnurl)
+            )
             updates = await stack.enter_async_context(aclosing(customer.ask(**job)))
             async for update in updates:
                 screen.show(update)
@@ -134,16 +150,6 @@ async def _ask(  # type: ignore[no-untyped-def]
         screen.show(Failed("cancelled", end, request=asked))
         return INTERRUPTED
     return 1
-
-
-def _wallet(nwc_file: Path | None) -> NwcWallet | None:
-    """The wallet behind the connection that is configured, not started. Raises ConfigError."""
-    origin = NWC if nwc_file is None else str(nwc_file)
-    try:
-        uri = from_environment(os.environ, NWC) if nwc_file is None else from_file(nwc_file)
-        return None if uri is None else NwcWallet(uri)
-    except (ValueError, WalletError) as error:
-        raise ConfigError([f"{origin}: {error}"]) from None
 
 
 def _param(text: str) -> tuple[str, str]:

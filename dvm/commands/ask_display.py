@@ -77,7 +77,7 @@ class Plain:
             self._say(line)
         match update:
             case Due(by_hand=True):
-                self._say(invoice_text(update))
+                self._say(invoice_text(update.quote.bolt11))
             case Answered(text=text):
                 write_answer(text, sys.stdout)
 
@@ -207,16 +207,16 @@ def left(partial: Partial) -> str:
     return f"… {sats(partial.remaining_msat)} and {count(partial.remaining_tokens or 0, 'token')} left"
 
 
-def invoice_text(due: Due) -> str:
+def invoice_text(bolt11: str) -> str:
     """The invoice as text and as a QR code, which holds it in capitals: fewer, larger dots."""
     out = io.StringIO()
-    segno.make("LIGHTNING:" + due.quote.bolt11.upper(), error="l").terminal(out=out, border=2, compact=True)
+    segno.make("LIGHTNING:" + bolt11.upper(), error="l").terminal(out=out, border=2, compact=True)
     code = out.getvalue()
     try:
         code.encode(sys.stderr.encoding or "ascii")
     except UnicodeEncodeError:
         code = ""
-    return f"{code}\n{due.quote.bolt11}\n"
+    return f"{code}\n{bolt11}\n"
 
 
 def write_answer(text: str, out: TextIO) -> None:

@@ -4,28 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
+from dvm.commands.ask_display import one_line
 from dvm.commands.common import Failure
 from dvm.config import Relays, load_relays
-from dvm.customer import Account, Archive, ArchiveError, Customer, PurseError, data_directory, open_purse
+from dvm.customer import Account, AccountFailed, Archive, ArchiveError, Customer, PurseError, data_directory, open_purse
 from dvm.customer.purse import NSEC, Purse
 from dvm.lightning.base import WalletError
+from dvm.lightning.nwc import NwcWallet
+from dvm.nip90 import AccountAnswer
 from dvm.nostr import InvalidKey, parse_pubkey
 from dvm.problems import ConfigError
+from dvm.secrets import from_environment, from_file
 
 NWC = "DVM_CUSTOMER_NWC"
 CONNECT_SECONDS = 10.0
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
 
 KeyFile = Annotated[
     Path | None,
     typer.Option(
         "--key-file",
         help=f"The customer's key; by default {NSEC} in the environment, or a file that is made on first use.",
+    ),
+]
+NwcFile = Annotated[
+    Path | None,
+    typer.Option("--nwc-file", help=f"A file with a wallet connection that may pay; or {NWC} in the environment."),
+]
+AllowPrivate = Annotated[
+    bool,
+    typer.Option(
+        "--allow-private", help="Also pay Lightning addresses of this machine and its network: to try things out."
     ),
 ]
 T = TypeVar("T")
@@ -45,6 +61,16 @@ def purse_of(key_file: Path | None, *, make: bool) -> Purse:
     if purse.warning:
         typer.echo(purse.warning, err=True)
     return purse
+
+
+def wallet_of(nwc_file: Path | None) -> NwcWallet | None:
+    """The wallet behind the connection that is configured, not started; None without one. Raises ConfigError."""
+    origin = NWC if nwc_file is None else str(nwc_file)
+    try:
+        uri = from_environment(os.environ, NWC) if nwc_file is None else from_file(nwc_file)
+        return None if uri is None else NwcWallet(uri)
+    except (ValueError, WalletError) as error:
+        raise ConfigError([f"{origin}: {error}"]) from None
 
 
 def archive() -> Archive:
@@ -68,16 +94,35 @@ def provider_key(text: str, option: str) -> str:
 
 def account_at(provider: str, relays: Path, key_file: Path | None) -> Account:
     """Our account at a provider (hex), from its receipts. Raises ConfigError, Failure."""
+    return _at_provider(relays, key_file, lambda customer: customer.account(provider))
+
+
+def asked_account(provider: str, relays: Path, key_file: Path | None) -> tuple[Account, AccountAnswer]:
+    """Our account at a provider (hex) from its receipts, and what the provider itself answers: the balance and the
+    newest entry of the statement. Raises ConfigError, Failure."""
+
+    async def ask(customer: Customer) -> tuple[Account, AccountAnswer]:
+        try:
+            answer = await customer.statement(provider, limit=1)
+        except AccountFailed as error:
+            raise Failure(one_line(str(error))) from None
+        # Asked first, so that what has been receipted meanwhile is no contradiction.
+        return await customer.account(provider), answer
+
+    return _at_provider(relays, key_file, ask)
+
+
+def _at_provider(relays: Path, key_file: Path | None, ask: Callable[[Customer], Awaitable[T]]) -> T:
     urls = urls_of(load_relays(relays))
     keys = purse_of(key_file, make=False).keys
 
-    async def fetch() -> Account:
+    async def work() -> T:
         async with Customer(keys, urls, archive=archive()) as customer:
             if not await customer.relays.wait_connected(timeout=CONNECT_SECONDS):
                 raise Failure(f"no relay of {relays} can be reached; `dvm doctor` says more")
-            return await customer.account(provider)
+            return await ask(customer)
 
-    return asyncio.run(fetch())
+    return asyncio.run(work())
 
 
 def complaints(account: Account) -> list[str]:

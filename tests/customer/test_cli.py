@@ -306,6 +306,7 @@ async def test_balance_and_statement_from_both_sides_agree(
             "pubkey": keys.pubkey,
             "available_msat": mine["balance_msat"],
             "held_msat": 0,
+            "leaving_msat": 0,
         }
         everyone = (await here.dvm("balance", "--data", data, "--json")).json
         assert everyone["customers"] == [theirs]
