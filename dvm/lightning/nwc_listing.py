@@ -221,13 +221,15 @@ class Waiting:
         found: dict[str, Transaction] = {}
         async with self._lock:
             offset = 0
+            last: tuple[Transaction, ...] = ()
             for number in range(self._options.held_pages):
                 page = await self._pages.ask(floor, offset, unpaid=True)
                 found |= {each.payment_hash: each for each in page.transactions if each.direction == "incoming"}
                 offset += page.length
-                if page.ends(offset):
+                if page.ends(offset) or page.transactions == last:
                     self._offset = 0
                     return found
+                last = page.transactions
                 if number == 0:
                     offset = max(offset, self._offset)
             self._offset = offset

@@ -12,38 +12,16 @@ from typing import Any
 import pytest
 from pynostr.key import PrivateKey as NostrKey
 
-from dvm.lightning import base, bolt11
-from dvm.lightning.base import InvoiceState, WalletError
+from dvm.lightning import base
+from dvm.lightning.base import WalletError
 from dvm.lightning.nip47 import ERRORS
 from dvm.lightning.nwc import NwcWallet
 from dvm.lightning.nwc_client import Options
 from dvm.lightning.paper_service import PaperService
 from dvm.nostr.keys import Keys
-from tests.lightning.connected import IMPATIENT, QUICK, Setup, setup
-from tests.lightning.contract import FAILED, PENDING, SETTLED, UNKNOWN
+from tests.lightning.connected import IMPATIENT, QUICK, Body, asked, foreign_invoice, made, result, settle, setup
+from tests.lightning.contract import PENDING, SETTLED, UNKNOWN
 from tests.standins.waiting import until
-
-Body = dict[str, Any]
-
-
-async def made(ready: Setup, msat: int = 21_000) -> str:
-    return (await ready.wallet.create_invoice(msat, description="a job", expiry=600)).payment_hash
-
-
-def settle(ready: Setup, payment_hash: str) -> None:
-    invoice = ready.node.get(payment_hash)
-    assert invoice is not None
-    ready.node.pay(invoice.bolt11, payer="customer")
-
-
-def result(change: Callable[[Body], Body]) -> Callable[[str, Body], Body]:
-    """A fault that changes the result and leaves the rest of the response."""
-
-    def tamper(_: str, body: Body) -> Body:
-        return body | {"result": change(dict(body["result"]))} if body.get("result") else body
-
-    return tamper
-
 
 # --- errors and time-outs ------------------------------------------------------------------------------
 
@@ -185,27 +163,17 @@ async def test_requests_under_way_are_bounded() -> None:
 # --- answers that are not to be trusted ----------------------------------------------------------------
 
 
-def _invoice(**changes: Any) -> str:
-    fields: dict[str, Any] = {
-        "network": "regtest",
-        "msat": 21_000,
-        "payment_hash": bytes(32),
-        "description": "[paper, not real money] a job",
-        "created_at": int(time.time()),
-        "expiry": 600,
-    }
-    return bolt11.encode(bolt11.PrivateKey(), **(fields | changes))
-
-
 @pytest.mark.parametrize(
     "change",
     [
-        lambda r: r | {"invoice": _invoice(msat=20_000), "payment_hash": "00" * 32},
-        lambda r: r | {"invoice": _invoice(msat=None), "payment_hash": "00" * 32},
-        lambda r: r | {"invoice": _invoice(network="mainnet"), "payment_hash": "00" * 32},
-        lambda r: r | {"invoice": _invoice(created_at=1_500_000_000), "payment_hash": "00" * 32},
-        lambda r: r | {"invoice": _invoice(description=None, description_hash=bytes(32)), "payment_hash": "00" * 32},
-        lambda r: r | {"invoice": _invoice()},  # another's: the hash that will be looked up is not the invoice's
+        lambda r: r | {"invoice": foreign_invoice(msat=20_000), "payment_hash": "00" * 32},
+        lambda r: r | {"invoice": foreign_invoice(msat=None), "payment_hash": "00" * 32},
+        lambda r: r | {"invoice": foreign_invoice(network="mainnet"), "payment_hash": "00" * 32},
+        lambda r: r | {"invoice": foreign_invoice(created_at=1_500_000_000), "payment_hash": "00" * 32},
+        lambda r: (
+            r | {"invoice": foreign_invoice(description=None, description_hash=bytes(32)), "payment_hash": "00" * 32}
+        ),
+        lambda r: r | {"invoice": foreign_invoice()},  # another's: the hash that will be looked up is not the invoice's
         lambda r: r | {"payment_hash": "ab" * 32},
         lambda r: r | {"invoice": "lnbcrt1nonsense"},
         lambda r: r | {"invoice": None},
@@ -225,7 +193,7 @@ async def test_an_invoice_that_was_not_asked_for_is_refused(change: Callable[[Bo
 async def test_an_invoice_must_commit_to_the_description_hash() -> None:
     async with setup() as ready:
         await ready.wallet.info()
-        ready.shop.faults.tamper = result(lambda r: r | {"invoice": _invoice(), "payment_hash": "00" * 32})
+        ready.shop.faults.tamper = result(lambda r: r | {"invoice": foreign_invoice(), "payment_hash": "00" * 32})
         with pytest.raises(WalletError, match="description") as error:
             await ready.wallet.create_invoice(21_000, description_hash=sha256(b"zap").hexdigest(), expiry=600)
         assert error.value.code == "untrustworthy"
@@ -335,242 +303,6 @@ async def test_omitted_states_and_nulls() -> None:
             await ready.wallet._client.request("lookup_invoice", {"payment_hash": "ab" * 32})
 
 
-# --- pushes --------------------------------------------------------------------------------------------
-
-
-async def test_both_kinds_and_copies_of_a_push_are_one_hint() -> None:
-    async with setup() as ready:
-        ready.shop.faults.duplicate_notifications = 2
-        hints = ready.wallet.settlements()
-        first, second = await made(ready), await made(ready)
-        settle(ready, first)
-        await until(lambda: ready.shop.counters.notifications == 6)
-        settle(ready, second)
-        async with asyncio.timeout(10):
-            assert [await anext(hints), await anext(hints)] == [first, second]
-
-
-async def test_a_lying_push_is_only_a_hint() -> None:
-    async with setup() as ready:
-        hints = ready.wallet.settlements()
-        payment_hash = await made(ready)
-        invoice = ready.node.get(payment_hash)
-        assert invoice is not None
-        await ready.service.notify(ready.shop, "payment_received", invoice, settled_at=int(time.time()))
-        async with asyncio.timeout(10):
-            assert await anext(hints) == payment_hash
-        assert (await ready.wallet.lookup(payment_hash)).state is PENDING
-
-
-async def test_a_strangers_push_is_no_hint() -> None:
-    async with setup() as ready:
-        stranger = Keys.generate()
-        forged = PaperService(ready.node, [ready.relay.url]).connect(
-            "shop", keys=(stranger, ready.shop.connection.keys)
-        )
-        payment_hash, real = await made(ready), await made(ready)
-        invoice = ready.node.get(payment_hash)
-        assert invoice is not None
-        hints = ready.wallet.settlements()
-        await ready.service.notify(forged, "payment_received", invoice, settled_at=1)
-        settle(ready, real)
-        async with asyncio.timeout(10):
-            assert await anext(hints) == real
-
-
-async def test_08_a_lost_push_is_found_by_the_sweep() -> None:
-    """money.md 8: a settlement that nobody was told of is found."""
-    async with setup() as ready:
-        ready.shop.faults.drop_notifications = True
-        paid, unpaid = await made(ready), await made(ready)
-        settle(ready, paid)
-        found = await ready.wallet.lookup_many([paid, unpaid], int(time.time()) - 5)
-        assert [found[h].state for h in (paid, unpaid)] == [SETTLED, PENDING]
-
-
-async def test_08_what_was_paid_while_the_relay_was_away_is_hinted_at() -> None:
-    async with setup(options=IMPATIENT) as ready:
-        hints = ready.wallet.settlements()
-        payment_hash = await made(ready)
-        await ready.relay.stop()
-        ready.shop.faults.drop_notifications = 1
-        settle(ready, payment_hash)
-        await ready.relay.start()
-        async with asyncio.timeout(20):
-            assert await anext(hints) == payment_hash
-
-
-async def test_a_wallet_that_does_not_push_is_polled() -> None:
-    async with setup(notifications=()) as ready:
-        hints = ready.wallet.settlements()
-        payment_hash = await made(ready)
-        settle(ready, payment_hash)
-        async with asyncio.timeout(10):
-            assert await anext(hints) == payment_hash
-        assert not (await ready.wallet.info()).capabilities.push
-
-
-# --- many at once --------------------------------------------------------------------------------------
-
-
-async def test_28_a_thousand_unpaid_quotes_cost_a_handful_of_requests() -> None:
-    """money.md 28: checking every unpaid invoice one by one exhausts the wallet's rate limit."""
-    async with setup(options=Options(timeout=10.0)) as ready:
-        since = int(time.time())
-        quotes = [ready.node.make("shop", 1_000, expiry=600).payment_hash for _ in range(1_000)]
-        paid = quotes[::25]
-        for payment_hash in paid:
-            settle(ready, payment_hash)
-        before = ready.shop.counters.requests
-        found = await ready.wallet.lookup_many(quotes, since)
-        assert {h for h in quotes if found[h].state is SETTLED} == set(paid)
-        assert {found[h].state for h in quotes} == {SETTLED, PENDING}
-        assert ready.shop.counters.requests - before <= 5
-
-
-async def test_a_listing_longer_than_its_budget_goes_on_with_the_next_sweep() -> None:
-    async with setup(options=Options(timeout=10.0, page=5, pages=2, lookups=0)) as ready:
-        since = int(time.time())
-        quotes = [ready.node.make("shop", 1_000, expiry=600).payment_hash for _ in range(31)]
-        for payment_hash in quotes:
-            settle(ready, payment_hash)
-        found: set[str] = set()
-        for _ in range(8):
-            sweep = await ready.wallet.lookup_many([h for h in quotes if h not in found], since)
-            assert {lookup.state for lookup in sweep.values()} <= {SETTLED, UNKNOWN}  # not "unpaid"
-            found |= {h for h, lookup in sweep.items() if lookup.state is SETTLED}
-            if len(found) == 31:
-                break
-        assert found == set(quotes)
-
-
-async def test_without_a_listing_a_few_are_looked_up_each_time_in_turn() -> None:
-    async with setup(methods=["get_info", "make_invoice", "lookup_invoice"]) as ready:
-        quotes = [await made(ready) for _ in range(12)]
-        settle(ready, quotes[11])
-        counts = ready.shop.counters.by_method
-        known: set[str] = set()
-        for sweep in range(1, 4):
-            found = await ready.wallet.lookup_many(quotes, 0)
-            known |= {h for h, lookup in found.items() if lookup.state is not UNKNOWN}
-            assert counts["lookup_invoice"] == QUICK.lookups * sweep
-        assert known == set(quotes)
-        assert "list_transactions" not in counts
-
-
-async def test_a_wallet_that_ignores_the_offset_is_not_taken_for_complete() -> None:
-    async with setup(options=Options(timeout=10.0, page=5, lookups=3)) as ready:
-        since = int(time.time())
-        old = [ready.node.make("shop", 1_000, expiry=600).payment_hash for _ in range(2)]
-        new = [ready.node.make("shop", 1_000, expiry=600).payment_hash for _ in range(8)]
-        for payment_hash in [*old, *new]:
-            settle(ready, payment_hash)
-        ready.shop.faults.tamper = result(lambda r: {"transactions": first} if "transactions" in r else r)
-        first = (await ready.wallet._client.request("get_balance", {})) and [
-            _shown(ready, payment_hash) for payment_hash in reversed(new[3:])
-        ]
-        found = await ready.wallet.lookup_many([*old, *new], since)
-        assert PENDING not in {lookup.state for lookup in found.values()}
-        assert ready.shop.counters.by_method["list_transactions"] == 2  # not page after page of the same
-        for _ in range(3):
-            again = await ready.wallet.lookup_many([h for h in old if found[h].state is UNKNOWN], since)
-            found |= again
-        assert all(found[h].state is SETTLED for h in old)
-
-
-async def test_what_a_listing_says_unreadably_is_unknown_not_unpaid() -> None:
-    async with setup(options=Options(timeout=10.0, lookups=0)) as ready:
-        paid, unpaid = await made(ready), await made(ready)
-        settle(ready, paid)
-        for spoil in ({"payment_hash": "?"}, {"preimage": "ab" * 32}, {"state": "perhaps"}, {"amount": None}):
-            ready.shop.faults.tamper = result(
-                lambda r, spoil=spoil: {"transactions": [t | spoil for t in r["transactions"]]}
-            )
-            found = await ready.wallet.lookup_many([paid, unpaid], int(time.time()) - 5)
-            assert [found[h].state for h in (paid, unpaid)] == [UNKNOWN, UNKNOWN]
-
-
-def _shown(ready: Setup, payment_hash: str) -> Body:
-    from dvm.lightning.paper_methods import transaction
-
-    invoice = ready.node.get(payment_hash)
-    assert invoice is not None
-    return transaction(invoice, "incoming")
-
-
-# --- paying --------------------------------------------------------------------------------------------
-
-
-def asked(ready: Setup, msat: int = 5_000) -> str:
-    return ready.node.make("customer", msat, description="change", expiry=600).bolt11
-
-
-@pytest.mark.parametrize("code", ["INSUFFICIENT_BALANCE", "QUOTA_EXCEEDED", "RESTRICTED", "PAYMENT_FAILED", "OTHER"])
-async def test_a_refused_payment_that_the_wallet_does_not_know_has_not_left(code: str) -> None:
-    async with setup() as ready:
-        ready.shop.faults.errors["pay_invoice"] = code
-        with pytest.raises(WalletError) as error:
-            await ready.wallet.pay(asked(ready), fee_limit_msat=0)
-        assert error.value.code == ERRORS[code]
-
-
-async def test_07_a_refusal_after_the_payment_is_no_refund() -> None:
-    """money.md 7: a refund pays twice after a blind retry."""
-    async with setup() as ready:
-        bolt11 = asked(ready)
-        assert (await ready.wallet.pay(bolt11, fee_limit_msat=0)).state is SETTLED
-        for code in ("PAYMENT_FAILED", "INSUFFICIENT_BALANCE", "INTERNAL"):
-            ready.shop.faults.errors["pay_invoice"] = code
-            assert (await ready.wallet.pay(bolt11, fee_limit_msat=0)).state is SETTLED
-        assert ready.node.balance("shop") == 995_000
-
-
-async def test_07_a_payment_whose_answer_is_lost_is_found_or_stays_unknown() -> None:
-    async with setup(options=IMPATIENT) as ready:
-        ready.shop.faults.drop_responses = 1
-        assert (await ready.wallet.pay(asked(ready), fee_limit_msat=0)).state is SETTLED
-        bolt11 = asked(ready)
-        ready.shop.faults.drop_responses = True
-        assert (await ready.wallet.pay(bolt11, fee_limit_msat=0)).state is UNKNOWN
-        ready.shop.faults.drop_responses = 0
-        assert (await ready.wallet.pay(bolt11, fee_limit_msat=0)).state is SETTLED
-        assert ready.node.balance("shop") == 990_000
-        assert ready.shop.counters.by_method["pay_invoice"] == 3  # a payment is not asked for again by itself
-
-
-async def test_15_not_found_after_no_answer_is_unknown() -> None:
-    """money.md 15: "not found", refund, and then the payment settles after all."""
-    async with setup(options=IMPATIENT) as ready:
-        ready.shop.faults.drop_requests = 1
-        assert (await ready.wallet.pay(asked(ready), fee_limit_msat=0)).state is UNKNOWN
-
-
-async def test_a_wrong_preimage_proves_nothing() -> None:
-    async with setup() as ready:
-        ready.shop.faults.tamper = result(lambda r: r | {"preimage": "ab" * 32})
-        payment = await ready.wallet.pay(asked(ready), fee_limit_msat=0)
-        assert payment.preimage is None  # the look-up says that it is settled; the proof is not one
-
-
-async def test_an_invoice_without_an_amount_or_past_its_time_is_not_paid() -> None:
-    async with setup() as ready:
-        for text in (_invoice(msat=None), _invoice(created_at=1_500_000_000)):
-            with pytest.raises(WalletError) as error:
-                await ready.wallet.pay(text, fee_limit_msat=0)
-            assert error.value.code == "failed"
-        assert "pay_invoice" not in ready.shop.counters.by_method
-
-
-async def test_without_a_relay_nothing_has_left() -> None:
-    async with setup(options=IMPATIENT) as ready:
-        bolt11 = asked(ready)
-        await ready.relay.stop()
-        await until(lambda: not ready.wallet._client._speak.connected)
-        with pytest.raises(WalletError) as error:
-            await ready.wallet.pay(bolt11, fee_limit_msat=0)
-        assert error.value.code == "unreachable"
-
-
 # --- secrets -------------------------------------------------------------------------------------------
 
 
@@ -608,7 +340,3 @@ async def test_no_secret_is_in_any_log_error_or_repr(caplog: pytest.LogCaptureFi
     text = "\n".join([*seen, caplog.text]).lower()
     for hidden in (secret, nsec, preimage, uri):
         assert hidden not in text
-
-
-def test_states_are_four_different_things() -> None:
-    assert len({SETTLED, PENDING, FAILED, UNKNOWN}) == len(InvoiceState) == 4

@@ -2,7 +2,8 @@
 
 `python -m tests.standins.paper_wallet --relay ws://… --data DIR` prints one JSON line: the URIs of the `shop`
 and the `customer`, and the `socket` through which anybody pays. It obeys JSON lines on stdin, which set the
-attributes of `ServiceFaults` of the shop's connection: `{"errors": {"make_invoice": "INTERNAL"}}`.
+attributes of `ServiceFaults` of the shop's connection: `{"errors": {"make_invoice": "INTERNAL"}}`; `{"mine": 3}`
+mines three blocks, at whose deadline accepted hold invoices are cancelled.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ async def serve(options: argparse.Namespace) -> None:
         print(json.dumps(said | {"socket": str(options.data / "paper.sock")}), flush=True)
         reader = asyncio.StreamReader()
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-        obeying = asyncio.create_task(obey(reader, shop))
+        obeying = asyncio.create_task(obey(reader, shop, node))
         await stopped.wait()
         obeying.cancel()
     finally:
@@ -73,10 +74,13 @@ async def serve(options: argparse.Namespace) -> None:
         await node.close()
 
 
-async def obey(orders: asyncio.StreamReader, shop: Served) -> None:
+async def obey(orders: asyncio.StreamReader, shop: Served, node: PaperNode) -> None:
     async for line in orders:
         for name, value in json.loads(line).items():
-            setattr(shop.faults, name, value)
+            if name == "mine":
+                node.mine(value)
+            else:
+                setattr(shop.faults, name, value)
         print(json.dumps({"obeyed": json.loads(line)}), flush=True)
 
 
