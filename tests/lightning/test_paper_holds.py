@@ -195,7 +195,7 @@ async def test_no_msat_is_made_or_lost_over_sigkill(tmp_path: Path) -> None:
     process.wait()
     node = PaperNode(tmp_path)
     await node.start()
-    states = {word: state for word, state in (("settled", SETTLED), ("cancelled", FAILED))}
+    states = {"settled": SETTLED, "cancelled": FAILED}
     for word, number in told:
         if word in states:
             payment_hash = sha256(int(number).to_bytes(32, "big")).hexdigest()

@@ -13,13 +13,14 @@ import pytest
 import pytest_asyncio
 from coincurve import PrivateKey
 
-from dvm.lightning.base import WalletError
+from dvm.lightning.base import InvoiceState, WalletError
 from dvm.lightning.bolt11 import decode, encode
 from dvm.lightning.nwc import NwcWallet
 from dvm.lightning.nwc_client import Options
 from dvm.lightning.paper_node import PaperNode
 from dvm.lightning.paper_service import PaperService
-from tests.lightning.contract import FAILED, PENDING, SETTLED, UNKNOWN, Bench, WalletContract
+from tests.lightning.contract import FAILED, PENDING, SETTLED, Bench, WalletContract
+from tests.lightning.hold_contract import HELD, HoldBench, HoldContract, accepted, hold_invoice, reaches
 from tests.standins.ldk import LdkNetwork, ldk_network, program
 from tests.standins.relay import TestRelay, local_relay, running_relay
 
@@ -58,8 +59,30 @@ async def bench(network: Network) -> AsyncIterator[Bench]:
     await customer.close()
 
 
-class TestLdk(WalletContract):
-    """The contract, over real channels."""
+@pytest_asyncio.fixture(loop_scope="module")
+async def hold_bench(network: Network) -> AsyncIterator[HoldBench]:
+    shop, customer = (NwcWallet(uri, options=PATIENT) for uri in (network.ldk.shop, network.ldk.customer))
+    await shop.start()
+    await customer.start()
+
+    async def pay(bolt11: str) -> str | None:
+        try:
+            payment = await customer.pay(bolt11, fee_limit_msat=10_000)
+        except WalletError:
+            return None
+        assert payment.state in (SETTLED, FAILED)
+        return payment.preimage
+
+    async def balance() -> int:
+        return (await customer.info()).balance_msat or 0
+
+    yield HoldBench(shop, pay, balance)
+    await shop.close()
+    await customer.close()
+
+
+class TestLdk(WalletContract, HoldContract):
+    """The contracts, over real channels."""
 
 
 async def test_a_payment_in_flight_is_unknown_until_it_is_final(network: Network, bench: Bench) -> None:
@@ -69,13 +92,15 @@ async def test_a_payment_in_flight_is_unknown_until_it_is_final(network: Network
     invoice = await bench.wallet.create_invoice(33_000, description="slow", expiry=600)
     await network.ldk.post("/disconnect?how=stall")
     payment = await payer.pay(invoice.bolt11, fee_limit_msat=1_000)
-    assert payment.state is UNKNOWN
+    assert payment.state is PENDING
+    assert (await payer.payment(invoice.payment_hash)).state is PENDING
     assert (await bench.wallet.lookup(invoice.payment_hash)).state is PENDING
     await network.ldk.post("/disconnect")
     await network.ldk.post("/reconnect")
     async with asyncio.timeout(30):
         while (again := await payer.pay(invoice.bolt11, fee_limit_msat=1_000)).state is not SETTLED:
-            assert again.state is UNKNOWN
+            assert again.state is PENDING
+    assert (await payer.payment(invoice.payment_hash)).state is SETTLED
     assert (await bench.wallet.lookup(invoice.payment_hash)).state is SETTLED
     await payer.close()
 
@@ -91,6 +116,87 @@ async def test_without_a_route_the_payment_fails_for_certain(network: Network, b
     await network.ldk.post("/reconnect")
     await bench.pay(invoice.bolt11)
     await payer.close()
+
+
+# --- hold invoices -------------------------------------------------------------------------------------
+
+
+async def test_the_blocks_that_are_left_are_counted_and_at_the_deadline_the_money_goes_back(
+    network: Network, hold_bench: HoldBench
+) -> None:
+    before = await hold_bench.balance()
+    async with accepted(hold_bench) as held:
+        payment_hash = held.invoice.payment_hash
+        left = (await hold_bench.wallet.lookup(payment_hash)).blocks_left
+        assert left is not None
+        assert 24 <= left <= 144 + 120  # what was asked for, and the payer's blocks for privacy
+        await network.ldk.post("/block?n=3")
+        async with asyncio.timeout(20):
+            while (await hold_bench.wallet.lookup(payment_hash)).blocks_left != left - 3:
+                await asyncio.sleep(0.1)
+        await network.ldk.post(f"/block?n={left}")
+        await reaches(hold_bench, payment_hash, FAILED)
+        assert await held.outcome() is None
+        with pytest.raises(WalletError):
+            await hold_bench.wallet.settle_hold(held.preimage)
+    async with asyncio.timeout(20):
+        while await hold_bench.balance() != before:
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("end", [SETTLED, FAILED])
+async def test_the_link_is_cut_while_a_hold_invoice_waits(
+    network: Network, hold_bench: HoldBench, end: InvoiceState
+) -> None:
+    async with accepted(hold_bench) as held:
+        payment_hash = held.invoice.payment_hash
+        await network.ldk.post("/disconnect")
+        assert (await hold_bench.wallet.lookup(payment_hash)).state is HELD
+        if end is SETTLED:
+            await hold_bench.wallet.settle_hold(held.preimage)
+        else:
+            await hold_bench.wallet.cancel_hold(payment_hash)
+        assert (await hold_bench.wallet.lookup(payment_hash)).state is end
+        assert not held.paying.done()  # the payer cannot know yet
+        await network.ldk.post("/reconnect")
+        assert await held.outcome() == (held.preimage if end is SETTLED else None)
+
+
+async def test_a_held_payment_is_pending_for_its_payer_until_it_is_decided(
+    network: Network, hold_bench: HoldBench
+) -> None:
+    payer = NwcWallet(network.ldk.customer, options=Options(timeout=10.0, pay_timeout=1.0, backoff=0.05))
+    await payer.start()
+    for end in (SETTLED, FAILED):
+        invoice, preimage = await hold_invoice(hold_bench)
+        assert (await payer.pay(invoice.bolt11, fee_limit_msat=1_000)).state is PENDING
+        assert (await payer.payment(invoice.payment_hash)).state is PENDING
+        await reaches(hold_bench, invoice.payment_hash, HELD)
+        if end is SETTLED:
+            await hold_bench.wallet.settle_hold(preimage)
+        else:
+            await hold_bench.wallet.cancel_hold(invoice.payment_hash)
+        async with asyncio.timeout(20):
+            while (told := await payer.payment(invoice.payment_hash)).state is not end:
+                assert told.state is PENDING
+        assert told.preimage == (preimage if end is SETTLED else None)
+    await payer.close()
+
+
+async def test_an_accepted_hold_invoice_whose_push_is_lost_is_found(network: Network, hold_bench: HoldBench) -> None:
+    since = int(time.time())
+    await network.ldk.post("/knobs", {"wallet": "shop", "dropNotifications": True})
+    try:
+        async with accepted(hold_bench) as held:
+            payment_hash = held.invoice.payment_hash
+            found = await hold_bench.wallet.lookup_many([payment_hash], since)
+            assert (found[payment_hash].state, found[payment_hash].msat) == (HELD, 21_000)
+            assert (found[payment_hash].blocks_left or 0) > 0
+    finally:
+        await network.ldk.post("/knobs", {"wallet": "shop", "dropNotifications": False})
+
+
+# --- what a wallet may do ------------------------------------------------------------------------------
 
 
 async def test_a_lost_push_is_found_and_a_lie_is_not_believed(network: Network, bench: Bench) -> None:
