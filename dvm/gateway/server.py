@@ -47,6 +47,7 @@ class Gateway:
         self._port = listening.getsockname()[1]
         config = uvicorn.Config(
             self._app,
+            interface="asgi3",
             loop="none",
             http="h11",
             ws="none",

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote_plus, urlencode, urlsplit
 
 import orjson
 
@@ -93,6 +93,8 @@ class Fetcher:
             raise FetchError(f"no answer within {self._timeout:g} s") from None
         except AddressRefused as error:
             raise FetchError(str(error), sent=False) from None
+        except UnicodeError:
+            raise FetchError("the address holds characters that no URL has", sent=False) from None
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise FetchError(f"no connection: {clean(str(error))}".rstrip(": "), sent=False) from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
@@ -103,7 +105,12 @@ def _target(httpx: Any, url: str, params: Mapping[str, str] | None) -> httpx.URL
     if len(url) > _MAX_URL or not url.isprintable():
         raise AddressRefused("the address is too long, or holds characters that no URL has")
     target = httpx.URL(url)
-    target = target.copy_merge_params(params) if params else target
+    if params:
+        own = [each for each in target.query.decode("ascii").split("&") if each]
+        kept = [each for each in own if unquote_plus(each.partition("=")[0]) not in params]
+        # A blank as %20: not every server reads + as one.
+        query = "&".join([*kept, urlencode(params, quote_via=quote)])
+        target = target.copy_with(query=query.encode("ascii"))
     if len(str(target)) > _MAX_URL:
         raise AddressRefused("the address is too long")
     return target  # type: ignore[no-any-return]

@@ -133,6 +133,7 @@ FORGERIES: dict[str, tuple[Callable[[Event, str], Event], str]] = {
     "the recipient as signer": (lambda r, b: zap_receipt(US, r, b), "not the provider"),
     "the receipt's signature": (wrong_signature, "^the signature is not valid"),
     "the receipt's id": (lambda r, b: broken(zap_receipt(PROVIDER, r, b), id="0" * 64), "^the signature is not"),
+    "too many tags": (outer(extra=[["t", "x"]] * 101), "^at most 100 tags"),
     "no p": (outer(drop=["p"]), "^p: it does not zap us"),
     "another's p": (outer(swap=[["p", STRANGER.pubkey]]), "^p: it does not zap us"),
     "two p": (outer(extra=[["p", STRANGER.pubkey]]), "^p: stated twice"),
@@ -140,7 +141,10 @@ FORGERIES: dict[str, tuple[Callable[[Event, str], Event], str]] = {
     "two invoices": (outer(extra=[["bolt11", "lnbc1"]]), "^bolt11: stated twice"),
     "no description": (outer(drop=["description"]), "bolt11 and description"),
     "two descriptions": (outer(extra=[["description", "{}"]]), "^description: stated twice"),
-    "an invoice with a wrong checksum": (lambda r, b: zap_receipt(PROVIDER, r, b[:-1] + "q"), "bolt11: the checksum"),
+    "an invoice with a wrong checksum": (
+        lambda r, b: zap_receipt(PROVIDER, r, b[:-1] + ("p" if b[-1] == "q" else "q")),
+        "bolt11: the checksum",
+    ),
     "an invoice that is none": (lambda r, _: zap_receipt(PROVIDER, r, "lnbcnothing"), "^bolt11: "),
     "an invoice for another network": (over(MSAT, network="mainnet"), "an invoice for mainnet"),
     "an invoice without an amount": (over(None), "names no amount"),
@@ -209,6 +213,12 @@ def test_our_own_receipt_is_one_that_we_would_believe_and_holds_no_preimage() ->
     assert receipt.content == ""
     assert relays_of(request.to_json()) == ("wss://one.example",)
     assert receipt.id == make_zap_receipt(PROVIDER, request.to_json(), bolt11, 1_750_000_000).id
+
+
+@pytest.mark.parametrize("text", ["", "{}", PAYER.sign(1, [["p", US.pubkey]]).to_json(), PAYER.sign(9734).to_json()])
+def test_what_is_no_zap_request_has_no_receipt(text: str) -> None:
+    with pytest.raises(InvalidZap):
+        make_zap_receipt(PROVIDER, text, "lnbcrt1", 1)
 
 
 @given(tags=TAGS, kind=st.sampled_from([9734, 9734, 9734, 1]), content=st.text(max_size=20))
