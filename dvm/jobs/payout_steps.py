@@ -98,10 +98,10 @@ def step(payout: Payout, doubt: int | None, happening: Happening, now: int) -> S
             return Step(Effect.WAIT, now)
         case Declined(code):
             return _declined(payout, doubt, code, now)
-        case Told(payment) if not payment.known and now >= payout.expires_at + FORGOTTEN_SECONDS:
-            return Step(Effect.RETURN, doubt, code="expired")
-        case Told(payment) if payment.state is InvoiceState.UNKNOWN and not expired:
+        case Told(Payment(state=InvoiceState.UNKNOWN)) if not expired:
             return Step(Effect.PAY, doubt)
+        case Told(Payment(state=InvoiceState.UNKNOWN, known=False)) if now >= payout.expires_at + FORGOTTEN_SECONDS:
+            return Step(Effect.RETURN, doubt, code="expired")
         case _:  # under way, or not to be learned
             return Step(Effect.WAIT, doubt)
 
