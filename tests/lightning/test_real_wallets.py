@@ -19,7 +19,8 @@ from dvm.lightning.nwc import NwcWallet
 from dvm.lightning.nwc_client import Options
 from dvm.lightning.paper_node import PaperNode
 from dvm.lightning.paper_service import PaperService
-from tests.lightning.contract import FAILED, PENDING, SETTLED, Bench, WalletContract
+from dvm.nostr.encryption import Scheme
+from tests.lightning.contract import FAILED, PENDING, SETTLED, UNKNOWN, Bench, WalletContract
 from tests.lightning.hold_contract import HELD, HoldBench, HoldContract, accepted, hold_invoice, reaches
 from tests.standins.ldk import LdkNetwork, ldk_network, program
 from tests.standins.relay import TestRelay, local_relay, running_relay
@@ -296,29 +297,52 @@ async def test_albys_client_is_served_by_the_paper_wallet() -> None:
         await service.close()
 
 
-async def test_our_wallet_is_served_by_albys_service() -> None:
-    program()
-    preimage = bytes(range(32))
-    invoice = encode(
+def _invoice(preimage: bytes, msat: int) -> str:
+    return encode(
         PrivateKey(),
         network="regtest",
-        msat=21_000,
+        msat=msat,
         payment_hash=sha256(preimage).digest(),
         description="a job",
         created_at=int(time.time()),
         expiry=600,
     )
+
+
+@pytest.mark.parametrize("scheme", ["nip44", "nip04"])
+async def test_our_wallet_is_served_by_albys_service(scheme: Scheme) -> None:
+    program()
+    preimage, proof = bytes(range(32)), bytes(range(1, 33))
+    invoice, bill = _invoice(preimage, 21_000), _invoice(proof, 5_000)
     async with local_relay() as relay:
-        process = await _node("alby_service.mjs", relay, invoice, sha256(preimage).hexdigest())
+        process = await _node("alby_service.mjs", relay, invoice, sha256(preimage).hexdigest(), bill, proof.hex())
         assert process.stdout is not None
         wallet = NwcWallet((await process.stdout.readline()).decode(), options=PATIENT)
         await wallet.start()
         try:
+            service = await wallet._client.service()
+            assert service is not None
+            assert service.schemes == {"nip44", "nip04"}
+            wallet._client._scheme = scheme  # it knows both: we would take the newer one
             info = await wallet.info()
             assert (info.alias, info.network, info.balance_msat) == ("alby", "regtest", 7_000)
+            assert (info.capabilities.pay, info.capabilities.hold) == (True, False)
             made = await wallet.create_invoice(21_000, description="a job", expiry=600)
             assert made.bolt11 == invoice
             assert (await wallet.lookup(made.payment_hash)).state is SETTLED
+            found = await wallet.lookup_many([made.payment_hash, "ab" * 32], made.created_at)
+            assert [lookup.state for lookup in found.values()] == [SETTLED, PENDING]
+            told = await wallet.payment(sha256(proof).hexdigest())
+            assert (told.state, told.known) == (UNKNOWN, False)
+            for _ in range(2):
+                payment = await wallet.pay(bill, fee_limit_msat=1_000)
+                assert (payment.state, payment.fee_msat, payment.preimage) == (SETTLED, 1_000, proof.hex())
+            assert (await wallet.payment(sha256(proof).hexdigest())).state is SETTLED
+            with pytest.raises(WalletError) as refused:
+                await wallet.create_hold_invoice(
+                    21_000, payment_hash=sha256(b"x").hexdigest(), description="x", expiry=600
+                )
+            assert refused.value.code == "unsupported"
         finally:
             await wallet.close()
             process.terminate()
