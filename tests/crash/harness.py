@@ -16,21 +16,30 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+from dvm.lightning.zaps import ZAP_RECEIPT
 from dvm.nip90 import RECEIPT
 from dvm.nostr.event import Event
 from dvm.nostr.filters import Filter
 from dvm.nostr.keys import Keys
-from tests.crash.audit import Books, audit, open_matters, settled_payments
+from tests.crash.audit import Books, Node, audit, open_matters
 from tests.crash.load import RESULT, Load
-from tests.standins.daemon import ECHO, DaemonProcess, daemon
+from tests.standins.daemon import ECHO, DaemonProcess, configure, daemon
 from tests.standins.process import Process
-from tests.standins.relay import running_relay
+from tests.standins.relay import free_port, running_relay
 
 CARELESS = ("--drop", "0.3", "--double", "0.3", "--late", "0.3", "--silent", "0.05")
 # Dear enough for a quote to be more than a sat, so that balances are used up and invoices paid.
 SLOW_ECHO = {**ECHO, "input": 20_000, "output": 40_000, "chunk_tokens": 8, "delay_seconds": 0.03}
-LIMITS = {"jobs_per_minute": 0, "open_quotes": 0, "open_quotes_total": 0, "max_age_minutes": 2}
+LIMITS = {
+    "jobs_per_minute": 0,
+    "jobs_per_minute_total": 0,
+    "open_quotes": 0,
+    "open_quotes_total": 0,
+    "max_age_minutes": 2,
+    "watchdog_seconds": 2,
+}
 QUIET_SECONDS = 180.0
 
 
@@ -59,16 +68,27 @@ async def crash(
         await wallet.spawn()
         stack.push_async_callback(_end, wallet)
         said = json.loads(await wallet.line("{"))
+        address = f"127.0.0.1:{free_port()}"
+        configuration = _configuration(address)
         shop = await stack.enter_async_context(
-            daemon(
-                directory, [relay.url], keys=keys, env={"DVM_NWC_URI": said["shop"]}, start=False,
-                wallet={"type": "nwc", "timeout_seconds": 3}, model=SLOW_ECHO, limits=LIMITS,
-            )
-        )  # fmt: skip
-        load = Load(relay.url, keys.pubkey, Path(said["socket"]), customers=customers, width=width, seed=seed)
+            daemon(directory, [relay.url], keys=keys, env={"DVM_NWC_URI": said["shop"]}, start=False, **configuration)
+        )
+        load = Load(
+            relay.url,
+            keys.pubkey,
+            Path(said["socket"]),
+            gateway=f"http://{address}",
+            wallet=said["customer"],
+            customers=customers,
+            width=width,
+            seed=seed,
+        )
         stack.push_async_callback(load.close)
         await load.start()
         for number in range(kills):
+            # The operator changes their mind between two lives: what was sold on the other terms is kept to.
+            configuration["wallet"]["hold"] = chance() < 0.5
+            configure(directory, [relay.url], **configuration)
             moment = await _one_life(shop, chance)
             outcome.kills[moment] = outcome.kills.get(moment, 0) + 1
             if chance() < 0.03:
@@ -87,6 +107,19 @@ async def crash(
     return outcome
 
 
+def _configuration(address: str) -> dict[str, Any]:
+    return {
+        "wallet": {"type": "nwc", "timeout_seconds": 3, "hold": False},
+        "model": SLOW_ECHO,
+        "limits": LIMITS,
+        "identity": {"lud16": f"shop@{address}"},
+        "tables": {
+            "gateway": {"listen": address, "url": f"http://{address}"},
+            "payouts": {"min_sats": 1, "day_sats": 0},
+        },
+    }
+
+
 async def _one_life(shop: DaemonProcess, chance: Callable[[], float]) -> str:
     """Start the daemon and kill it: while it starts, just as it has started, or at work. Which it was."""
     await shop.begin()
@@ -103,7 +136,7 @@ async def _one_life(shop: DaemonProcess, chance: Callable[[], float]) -> str:
 async def _quiet(shop: DaemonProcess, directory: Path, outcome: Outcome) -> None:
     """Wait until nothing is left to do."""
     began = time.monotonic()
-    while left := open_matters(shop.data, settled_payments(directory / "wallet" / "paper.jsonl")):
+    while left := open_matters(shop.data, Node.read(directory / "wallet" / "paper.jsonl")):
         if time.monotonic() - began > QUIET_SECONDS:
             outcome.wrong.append(f"after {QUIET_SECONDS:.0f} s there is still {left}")
             break
@@ -125,10 +158,14 @@ async def _books(load: Load, directory: Path, keys: Keys) -> Books:
     assert seen <= {event.id for event in results}
     return Books(
         database=directory / "data",
-        settled=settled_payments(directory / "wallet" / "paper.jsonl"),
+        node=Node.read(directory / "wallet" / "paper.jsonl"),
         requests={key: job.request for key, job in load.jobs.items()},
         results=results,
         receipts=[event for event in stored.values() if event.kind == RECEIPT],
+        keys={keys.pubkey: keys for keys in load.keys},
+        zaps=load.money.zaps,
+        withdrawals=load.money.withdrawals,
+        zap_receipts=await load.pool.query(Filter(kinds=[ZAP_RECEIPT], authors=[keys.pubkey], limit=5000)),
     )
 
 

@@ -9,14 +9,13 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dvm.lightning.base import WalletError
-from dvm.lightning.paper_socket import pay_over_socket
-from dvm.nip90 import FEEDBACK, RECEIPT, request_draft
+from dvm.nip90 import FEEDBACK, RECEIPT, cancel_draft, request_draft
 from dvm.nostr.event import Event
 from dvm.nostr.filters import Filter
 from dvm.nostr.keys import Keys
 from dvm.nostr.options import PoolOptions
 from dvm.nostr.pool import RelayPool
+from tests.crash.money import Money, pay
 
 KIND, RESULT = 5050, 6050
 WORDS = ["a", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "and", "pays", "for", "every", "token"]
@@ -28,6 +27,7 @@ class Asked:
 
     request: Event
     invoice: str | None = None
+    quote: Event | None = None
     paid: bool = False
     results: set[str] = field(default_factory=set)
     refused: bool = False
@@ -37,12 +37,24 @@ class Asked:
 class Load:
     """`width` jobs at a time, of `customers` customers, on one relay. `jobs` holds everything ever asked."""
 
-    def __init__(self, relay: str, provider: str, socket: Path, *, customers: int, width: int, seed: int) -> None:
+    def __init__(
+        self,
+        relay: str,
+        provider: str,
+        socket: Path,
+        *,
+        gateway: str,
+        wallet: str,
+        customers: int,
+        width: int,
+        seed: int,
+    ) -> None:
         self.jobs: dict[str, Asked] = {}
         self.keys = [Keys.generate() for _ in range(customers)]
         self.receipts: defaultdict[str, dict[str, Event]] = defaultdict(dict)
         self._provider, self._socket, self._width = provider, socket, width
         self._random = random.Random(seed)
+        self.money = Money(relay, provider, socket, gateway, wallet, self._random)
         options = PoolOptions(allow_private=True)
         # Two pools: each request is published by both, as a client with two connections does.
         self.pool = RelayPool([relay], [relay], options=options)
@@ -56,6 +68,7 @@ class Load:
         self.pool.subscribe(wanted, self._hear)
         self.pool.start()
         self._twin.start()
+        await self.money.start()
         await self.pool.wait_connected()
         await self._twin.wait_connected()
         self._tasks = [asyncio.create_task(self._ask_on()) for _ in range(self._width)]
@@ -69,6 +82,7 @@ class Load:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.money.close()
         await self.pool.close()
         await self._twin.close()
 
@@ -83,14 +97,20 @@ class Load:
         if event.kind == RESULT:
             job.results.add(event.id)
         elif status == "payment-required":
-            job.invoice = event.all("amount")[0][2]
+            job.invoice, job.quote = event.all("amount")[0][2], event
         elif status == "error":
             job.refused = True
         job.changed.set()
 
     async def _ask_on(self) -> None:
         while not self._stopping:
-            await self._one()
+            chance = self._random.random()
+            if chance < 0.1:
+                await self.money.zap(self._random.choice(self.keys), self._random.randint(20, 200) * 1000)
+            elif chance < 0.2:
+                await self.money.withdraw(self.pool, self._random.choice(self.keys))
+            else:
+                await self._one()
             await asyncio.sleep(self._random.random() * 0.2)
 
     async def _one(self) -> None:
@@ -110,6 +130,9 @@ class Load:
         await self._twin.publish(request)
         if await self._hears(job, lambda: job.invoice or job.results or job.refused) and job.invoice:
             await self._perhaps_pay(job)
+            if job.paid and chance() < 0.1:
+                await asyncio.sleep(chance() * 0.3)
+                await self.pool.publish(cancel_draft(request.id, KIND).sign(keys, int(time.time())))
             if job.paid:
                 await self._hears(job, lambda: job.results or job.refused)
 
@@ -118,14 +141,13 @@ class Load:
         if chance() < 0.1:
             return
         await asyncio.sleep(chance() * (3 if chance() < 0.1 else 0.2))
-        for _ in range(50):  # the wallet is away at times as well
-            try:
-                answer = await pay_over_socket(self._socket, job.invoice or "")
-            except WalletError:
-                await asyncio.sleep(0.2)
-                continue
-            job.paid = bool(answer["paid"]) or answer.get("reason") == "already_paid"
+        if job.quote is not None and chance() < 0.25:
+            msat = int(job.quote.all("amount")[0][1]) - (1000 if chance() < 0.1 else 0)
+            if msat > 0:
+                anyone = self._random.choice(self.keys)  # whoever pays it, it is that job's
+                job.paid = await self.money.zap(anyone, msat, event=job.quote.id, job=job.request.id)
             return
+        job.paid = await pay(self._socket, job.invoice or "")
 
     async def _hears(self, job: Asked, condition: object, seconds: float = 5.0) -> bool:
         """Whether it holds within `seconds`; a customer does not wait for ever for a daemon that dies."""

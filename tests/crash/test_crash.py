@@ -12,3 +12,6 @@ async def test_killed_at_random_moments_the_daemon_loses_neither_a_job_nor_a_msa
     assert outcome.wrong == []
     assert outcome.figures["payments"] > 0
     assert outcome.figures["jobs delivered"] > 0
+    assert outcome.figures["zapped"] > 0
+    assert outcome.figures["withdrawals paid"] > 0
+    assert outcome.figures["hold invoices settled"] > 0

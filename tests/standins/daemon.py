@@ -86,17 +86,20 @@ def configure(
     model: Mapping[str, Any] | None = None,
     limits: Mapping[str, Any] | None = None,
     price: object = "per-token",
+    identity: Mapping[str, Any] | None = None,
+    tables: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write dvm.toml and relays.toml: one kind of job, done by the one model `model`."""
+    """Write dvm.toml and relays.toml: one kind of job, done by the one model `model`. `tables` are further ones."""
     directory.mkdir(parents=True, exist_ok=True)
-    tables = {
-        "identity": {"name": "A shop"},
+    written = {
+        "identity": {"name": "A shop", **(identity or {})},
         "wallet": dict(wallet or {"type": "paper"}),
         "models": {"first": dict(model or ECHO)},
         "service": [{"kind": 5050, "models": ["first"], "price": price}],
         "limits": {**LIMITS, **(limits or {})},
+        **(tables or {}),
     }
-    (directory / "dvm.toml").write_text(to_toml(tables))
+    (directory / "dvm.toml").write_text(to_toml(written))
     (directory / "relays.toml").write_text(to_toml({"relay": [{"url": url} for url in relays]}))
 
 
