@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from dvm.lightning.base import Capabilities, Invoice, Lookup, Payment, WalletError, WalletInfo
+from dvm.lightning.base import Capabilities, Invoice, InvoiceState, Lookup, Payment, WalletError, WalletInfo
 from dvm.lightning.checks import check_asked, checked_invoice, cut
 from dvm.lightning.cln_pay import Payer
 from dvm.lightning.cln_rpc import WAIT_TIMED_OUT, Rpc, RpcError, checked_rune, hash_of, index_of, msat_of
@@ -209,10 +209,11 @@ class ClnWallet:
         last = (await place.load()).get("pay")
         if last is None:
             last = await self._last_paid()
+            for payment_hash in self._early or ():  # it may have been paid before we knew where to begin
+                if (await self._sweep.look_up(payment_hash)).state is InvoiceState.SETTLED:
+                    self._hints.tell(payment_hash)
             await place.keep({"pay": last})
-        early, self._early = self._early or [], None
-        for payment_hash in early:  # they may have been paid before we knew where to begin
-            self._hints.tell(payment_hash)
+        self._early = None
         return place, last
 
     async def _next(self, place: Place, last: int) -> int:

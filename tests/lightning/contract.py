@@ -62,9 +62,10 @@ class WalletContract:
         try:
             invoice = await bench.wallet.create_invoice(21_000, description_hash=digest, expiry=600)
         except WalletError as error:
-            assert error.code == "unsupported"
-        else:
-            assert decode(invoice.bolt11).description_hash == digest
+            if error.code != "unsupported":
+                raise
+            return
+        assert decode(invoice.bolt11).description_hash == digest
 
     async def test_unpaid_is_pending_and_strange_is_unknown(self, bench: Bench) -> None:
         invoice = await bench.wallet.create_invoice(21_000, description="a job", expiry=600)
