@@ -2,8 +2,8 @@
 
 The key decides what may be done: an invoice key receives, an admin key pays as well. LNbits' websocket is a
 hint, `GET` the proof. An invoice that has expired can still be paid from within the same LNbits until
-somebody asks about it, and one that LNbits calls failed can still settle where the payment was under way:
-both are found by listing what has settled.
+somebody asks about it, and one that LNbits calls failed can still settle where its node says so later: both
+are found by listing what has settled.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ PAY_SECONDS = 60.0
 _LOOKS = 3  # at a payment whose outcome is open
 _PROBE_EXPIRY = 60  # seconds
 _REMEMBERED = 10_000
+_TURNED_AWAY = ("unauthorized", "restricted", "rate_limited")  # before LNbits looked at the invoice
 _is_key = re.compile(r"[\x21-\x7e]{8,512}").fullmatch
 
 
@@ -239,6 +240,8 @@ class LnbitsWallet:
         try:
             told = await self._rest.get(f"{PAYMENTS}/fee-reserve", {"invoice": bolt11})
         except WalletError as error:
+            if error.code == "unreachable":
+                raise
             return _meant(error)
         reserve = told.get("fee_reserve") if isinstance(told, dict) else None
         if type(reserve) is not int or reserve < 0:
@@ -263,7 +266,7 @@ class LnbitsWallet:
             found = await self.payment(payment_hash)
             if found.state is not InvoiceState.UNKNOWN:
                 return found
-            if not found.known and not in_doubt:
+            if not in_doubt and (not found.known or error.code in _TURNED_AWAY):
                 raise error
         return Payment(InvoiceState.UNKNOWN)
 
@@ -352,7 +355,9 @@ def _meant(error: WalletError) -> WalletError:
     if error.status == 404 and "wallet" in text:
         return WalletError("unauthorized", "LNbits knows no wallet with this key")
     if error.status == 404:
-        return WalletError("failed", "there is no LNbits at this address (404): is wallet.url right?")
+        return WalletError(
+            "failed", "there is no LNbits of version 1.0 or newer at this address (404): is wallet.url right?"
+        )
     if "insufficient balance" in text or "must reserve" in text:
         return WalletError("insufficient", clean(text))
     return error

@@ -66,7 +66,7 @@ class Push:
                     await self._catch_up()
                     async for message in connection:
                         self._take(message)
-            except (WalletError, OSError, TimeoutError, WebSocketException) as error:
+            except Exception as error:  # noqa: BLE001 - it outlives whatever its library raises: a ValueError, say
                 # Its text may name the address.
                 log.debug("wallet: no push: %s", error if isinstance(error, WalletError) else type(error).__name__)
             attempt = 0 if opened and loop.time() - began > _STABLE_SECONDS else min(attempt + 1, 30)
@@ -80,8 +80,8 @@ class Push:
         try:
             async with await self._open():
                 return True
-        except (WalletError, OSError, TimeoutError, WebSocketException):
-            return False
+        except (WalletError, OSError, TimeoutError, ValueError, WebSocketException):
+            return False  # ValueError: a redirect to another place
 
     async def _open(self) -> ClientConnection:
         parts = urlsplit(self._url)
