@@ -36,13 +36,21 @@ QUEUED = 1_000  # receipts that wait to be read
 WAITING = 1_000  # for the wallet to know of them, in all
 PER_PAYER = 20
 REMEMBERED = 10_000  # payments whose receipt is known, beyond what the ledger tells
-PAUSES = (3.0, 10.0, 60.0, 300.0, 1_800.0)  # seconds between look-ups: a provider may be quicker than the wallet
 SINGLY = 4  # this many are looked up one by one; more of them in one listing
-REST_SECONDS = 2.0  # between two rounds
 REFRESH_SECONDS = 3_600.0  # after which the provider is asked again who signs its receipts
-ROTATED_SECONDS = 600.0  # the same, when a receipt of another author has come
-RETRY_SECONDS = 30.0  # a provider that could not be asked
 LOGGED_PER_MINUTE = 60  # rejections; anyone can publish receipts
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Times in seconds. `pauses`: between look-ups of one payment, since a provider may be quicker than the
+    wallet; `rest`: between two rounds; `retry`: until a provider or wallet that gave no answer is asked again;
+    `rotated`: how old our knowledge of the provider's key must be for another author to make us ask anew."""
+
+    pauses: Sequence[float] = (3.0, 10.0, 60.0, 300.0, 1_800.0)
+    rest: float = 2.0
+    retry: float = 30.0
+    rotated: float = 600.0
 
 
 class Crediting(Protocol):
@@ -71,6 +79,8 @@ class ZapReceipts:
     `lnurl` asks the provider who signs its receipts; it stays the caller's to close.
     """
 
+    patience = Patience()
+
     def __init__(
         self,
         shop: Shop,
@@ -78,16 +88,13 @@ class ZapReceipts:
         settings: ZapSettings,
         lnurl: LnurlClient,
         *,
-        pauses: Sequence[float] = PAUSES,
-        rest: float = REST_SECONDS,
-        retry: float = RETRY_SECONDS,
-        rotated: float = ROTATED_SECONDS,
+        patience: Patience | None = None,
     ) -> None:
         self._shop = shop
         self._settlements = settlements
         self._settings = settings
         self._lnurl = lnurl
-        self._pauses, self._rest, self._retry, self._rotated = pauses, rest, retry, rotated
+        self._patience = patience or self.patience
         self._lnurls = spellings(settings.lud16)
         self._queue: deque[Event] = deque()
         self._waiting: dict[str, _Waiting] = {}  # by payment hash
@@ -149,13 +156,13 @@ class ZapReceipts:
             event = self._queue[0]
             try:
                 if not await self._ready(event):
-                    return self._retry
+                    return self._patience.retry
                 await self._attribute(event)
             except InvalidZap as error:
                 self._reject(event, str(error))
             except LedgerError as error:
                 log.error("a zap cannot be credited; it is tried again", extra={"error": str(error)})
-                return self._retry
+                return self._patience.retry
             self._queue.popleft()
         return None
 
@@ -163,7 +170,7 @@ class ZapReceipts:
         """Whether it is known who signs the provider's receipts, and on which network our wallet is."""
         now = asyncio.get_running_loop().time()
         age = now - self._asked
-        if age > REFRESH_SECONDS or (event.pubkey != self._provider and age > self._rotated):
+        if age > REFRESH_SECONDS or (event.pubkey != self._provider and age > self._patience.rotated):
             await self._ask_provider(now)
         if not self._network:
             try:
@@ -248,7 +255,7 @@ class ZapReceipts:
                 lookups = [found[each] for each in hashes]
             for each, lookup in zip(due, lookups, strict=True):
                 await self._decide(each, lookup)
-            await asyncio.sleep(self._rest)
+            await asyncio.sleep(self._patience.rest)
         if not self._waiting:
             return None
         return max(0.0, min(each.due for each in self._waiting.values()) - loop.time())
@@ -268,10 +275,10 @@ class ZapReceipts:
         elif lookup.state is InvoiceState.FAILED:
             self._drop(each, "our wallet says that this was never paid")
             return
-        elif each.asked >= len(self._pauses):
+        elif each.asked >= len(self._patience.pauses):
             self._drop(each, "settled in no wallet of ours")
             return
-        pause = self._pauses[min(each.asked, len(self._pauses) - 1)]
+        pause = self._patience.pauses[min(each.asked, len(self._patience.pauses) - 1)]
         each.asked += 1
         each.due = asyncio.get_running_loop().time() + pause
 

@@ -11,7 +11,9 @@ from typing import Any
 
 from dvm.jobs import KINDS, Engine, Service, Settings, Shop
 from dvm.jobs.admission import Policy
+from dvm.jobs.shop import ZapSettings
 from dvm.ledger import Job, JobState, SqliteStore, Store
+from dvm.lightning.lnurl import LnurlClient
 from dvm.lightning.paper import PaperNode, PaperWallet
 from dvm.models import Model
 from dvm.nostr.keys import Keys
@@ -49,8 +51,11 @@ class Workshop:
         self.later = 0.0
         self.around: Callable[[Store], Any] = lambda store: store  # what the engine sees instead of the store
         self.pool_options = PoolOptions(relay=RelayOptions(min_backoff=0.01, max_backoff=0.1), allow_private=True)
+        self.zaps: ZapSettings | None = None
+        self.lnurl = LnurlClient(allow_private=True)
         self.running = False
         self.store: SqliteStore
+        self.shop: Shop
         self.engine: Engine
         self._relays, self._data = relays, data
 
@@ -70,7 +75,7 @@ class Workshop:
         self.pool = RelayPool(self._relays, self._relays, keys=self.keys, options=self.pool_options)
         self.pool.start()
         assert await self.pool.wait_connected(connections, 10)
-        shop = Shop(
+        self.shop = Shop(
             self.keys,
             self.around(self.store),
             self.wallet,
@@ -80,8 +85,11 @@ class Workshop:
             settings=self.settings,
             policies=self.policies,
             clock=lambda: time.time() + self.later,
+            announcement="dvm" if self.zaps else None,
+            zaps=self.zaps,
+            lnurl=self.lnurl,
         )
-        self.engine = Engine(shop)
+        self.engine = Engine(self.shop)
         await self.engine.start()
         self.running = True
 
@@ -127,11 +135,12 @@ async def workshop(
     opened: bool = True,
     around: Callable[[Store], Any] | None = None,
     policies: Sequence[Policy] = (),
+    zaps: ZapSettings | None = None,
     **settings: Any,
 ) -> AsyncIterator[Workshop]:
     """A shop that is open as long as the block; `settings` are fields of `Settings`."""
     shop = Workshop(relays, data, models, price)
-    shop.policies = policies
+    shop.policies, shop.zaps = policies, zaps
     shop.set(**settings)
     if around is not None:
         shop.around = around
@@ -141,4 +150,5 @@ async def workshop(
         yield shop
     finally:
         await shop.close()
+        await shop.lnurl.close()
         await shop.wallet.close()
