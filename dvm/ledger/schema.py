@@ -201,6 +201,8 @@ def m003_promises_and_payouts(db: Database) -> None:
         # What is watched for is found by its end: of what has ended long ago there is more and more.
         "DROP INDEX payments_open",
         "CREATE INDEX payments_watched ON payments(expires_at) WHERE settled_at IS NULL AND cancelled_at IS NULL",
+        # What still waits, in its order: entries of one value stand in the order of their rows.
+        "CREATE INDEX outbox_waiting ON outbox(sent_at) WHERE sent_at IS NULL",
         # A zap names a quote, or a result that was worth more, by its event.
         "CREATE INDEX outbox_of_jobs ON outbox(id) WHERE role = 'quote' OR role = 'result'",
         # PRIMARY KEY: one answer for one promise. A row lives from `finish` to the end of its job.

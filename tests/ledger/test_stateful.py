@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,27 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from dvm.ledger import ConflictError, Job, JobState, LedgerError, PendingPayment, SqliteStore
+from dvm.ledger import (
+    ConflictError,
+    Job,
+    JobState,
+    LedgerError,
+    Payout,
+    PayoutState,
+    PendingPayment,
+    SqliteStore,
+    TooLittle,
+    TooMuch,
+)
+from dvm.ledger.base import HOLDING
+from dvm.ledger.payouts import DAY
 from tests.ledger.books import (
     NOW,
     USED,
+    answer,
     check_books,
     database,
+    hash_of,
     job,
     payment,
     post,
@@ -26,25 +42,37 @@ from tests.ledger.books import (
     receipt_for,
     terms,
     void,
+    withdrawal,
+    zap,
 )
 
 CUSTOMERS = st.sampled_from(["alice", "bob"])
 MSATS = st.integers(1, 60).map(lambda sats: sats * 1000)
+AROUND = st.integers(-1500, 5000)
 ENDS_UNPAID = st.sampled_from([JobState.REJECTED, JobState.EXPIRED, JobState.CANCELLED])
+EVERY_STATE = st.sampled_from([HOLDING, HOLDING, {JobState.SETTLING}])
+DAY_LIMIT = 100_000
 
 
 class Ledger(RuleBasedStateMachine):
-    """Every operation at any time, in any order, twice as well; a refusal must change nothing."""
+    """Every operation at any time, in any order, twice as well; a refusal must change nothing.
+
+    What the wallet alone would know is kept here: what came in, what left, and at what fee.
+    """
 
     jobs = Bundle("jobs")
     invoices = Bundle("invoices")
+    payouts = Bundle("payouts")
 
     def __init__(self) -> None:
         super().__init__()
         self.directory = Path(tempfile.mkdtemp())
         self.loop = asyncio.new_event_loop()
-        self.deposited = 0
         self.serial = 0
+        self.came: dict[str, int] = {}
+        self.left: dict[str, int] = {}
+        self.ended: dict[str, PayoutState] = {}
+        self.delivered: set[str] = set()
 
     def run(self, operation: Coroutine[Any, Any, Any]) -> Any:
         """Do it; a job that has moved on refuses, and that is fine."""
@@ -53,14 +81,19 @@ class Ledger(RuleBasedStateMachine):
         except ConflictError:
             return None
 
+    def number(self) -> int:
+        self.serial += 1
+        return self.serial
+
     @initialize()
     def open(self) -> None:
         self.store = self.loop.run_until_complete(SqliteStore.open(self.directory))
 
+    # Jobs
+
     @rule(target=jobs, customer=CUSTOMERS)
     def receive(self, customer: str) -> Job:
-        self.serial += 1
-        new = job(self.serial, customer)
+        new = job(self.number(), customer)
         assert self.run(self.store.open_job(new)).known is None
         assert self.run(self.store.open_job(new)).known is not None
         return new
@@ -71,19 +104,15 @@ class Ledger(RuleBasedStateMachine):
         held = self.run(self.store.hold(of.id, terms(msat), NOW))
         assert held in (None, msat <= before)
 
-    @rule(target=invoices, of=jobs, msat=MSATS)
-    def quote(self, of: Job, msat: int) -> PendingPayment:
-        invoice = payment(of, msat)
+    @rule(target=invoices, of=jobs, msat=MSATS, hold=st.booleans())
+    def quote(self, of: Job, msat: int, hold: bool) -> PendingPayment:
+        invoice = payment(of, msat, hold=hold)
         self.run(self.store.quote(of.id, terms(msat), invoice, publication("quote", of.id), NOW))
         return invoice
 
-    @rule(invoice=invoices, more=st.integers(-1500, 5000))
-    def settle(self, invoice: PendingPayment, more: int) -> None:
-        """The exact amount, too little or too much, once or again."""
-        msat = max(1, invoice.msat + more)
-        deposit = self.run(self.store.deposit(invoice.payment_hash, msat, NOW, receipt_for(invoice.customer)))
-        if deposit and deposit.fresh:
-            self.deposited += msat
+    @rule(of=jobs, msat=MSATS)
+    def quote_for_zaps_only(self, of: Job, msat: int) -> None:
+        self.run(self.store.quote(of.id, terms(msat), None, publication("quote", of.id), NOW, NOW + 60))
 
     @rule(of=jobs)
     def claim(self, of: Job) -> None:
@@ -97,13 +126,146 @@ class Ledger(RuleBasedStateMachine):
     def post(self, of: Job, cost: int, to: JobState) -> None:
         self.run(post(self.store, of, cost, to))
 
-    @rule(of=jobs, to=st.sampled_from([JobState.FAILED, JobState.CANCELLED]), metered=st.booleans())
-    def void(self, of: Job, to: JobState, metered: bool) -> None:
-        self.run(void(self.store, of, to, USED if metered else None))
+    @rule(of=jobs, to=st.sampled_from([JobState.FAILED, JobState.CANCELLED]), metered=st.booleans(), states=EVERY_STATE)
+    def void(self, of: Job, to: JobState, metered: bool, states: set[JobState]) -> None:
+        self.run(void(self.store, of, to, USED if metered else None, states))
 
     @rule(of=jobs, to=ENDS_UNPAID)
     def close_unpaid(self, of: Job, to: JobState) -> None:
         self.run(self.store.close_unpaid(of.id, to=to, reason="test", publications=(), at=NOW, stamp=NOW))
+
+    # Payments that come
+
+    @rule(target=invoices, of=jobs, msat=MSATS)
+    def zap_a_job(self, of: Job, msat: int) -> PendingPayment:
+        """By anybody: the job says whose it is."""
+        made = zap(self.number(), msat, "mallory", of)
+        assert self.run(self.store.expect(made))
+        assert not self.run(self.store.expect(made))
+        return replace(made, customer=of.customer)
+
+    @rule(target=invoices, customer=CUSTOMERS, msat=MSATS)
+    def top_up(self, customer: str, msat: int) -> PendingPayment:
+        made = zap(self.number(), msat, customer)
+        assert self.run(self.store.expect(made))
+        return made
+
+    @rule(invoice=invoices, more=AROUND)
+    def settle(self, invoice: PendingPayment, more: int) -> None:
+        """The exact amount, too little or too much, once or again; a hold invoice too, whatever its job does."""
+        msat = max(1, invoice.msat + more)
+        told = publication("zap", self.number())
+        deposit = self.run(self.store.deposit(invoice.payment_hash, msat, NOW, receipt_for(invoice.customer), (told,)))
+        if deposit is None:
+            return
+        assert deposit.fresh == (invoice.payment_hash not in self.came)
+        self.came.setdefault(invoice.payment_hash, msat)
+
+    # Hold invoices
+
+    @rule(invoice=invoices, more=AROUND)
+    def accept(self, invoice: PendingPayment, more: int) -> None:
+        accepted = self.run(self.store.accept(invoice.payment_hash, max(0, invoice.msat + more)))
+        if accepted is None:
+            return
+        again = self.run(self.store.accept(invoice.payment_hash, invoice.msat))
+        assert (again.fresh, again.paid) == (False, accepted.paid)
+
+    @rule(of=jobs, cost=st.integers(0, 100_000))
+    def finish(self, of: Job, cost: int) -> None:
+        self.run(self.store.finish(of.id, answer(of, cost), NOW))
+
+    @rule(of=jobs, more=AROUND)
+    def settle_promise(self, of: Job, more: int) -> None:
+        promise = self.run(self.store.promise(of.id))
+        msat = max(1, (promise.msat if promise else 10_000) + more)
+        posting = self.run(self.store.settle(of.id, msat, receipt_for(of.customer), NOW))
+        if posting is not None:
+            assert of.id not in self.delivered
+            self.delivered.add(of.id)
+            if promise is not None:
+                self.came[promise.payment_hash] = msat
+
+    @rule(invoice=invoices)
+    def cancel_promise(self, invoice: PendingPayment) -> None:
+        self.run(self.store.cancelled_hold(invoice.payment_hash, NOW))
+
+    # Payments that leave
+
+    @rule(
+        target=payouts,
+        customer=st.sampled_from(["alice", "bob", None]),
+        msat=MSATS,
+        fee_limit=st.integers(0, 3000),
+        at=st.integers(NOW, NOW + 2 * DAY),
+    )
+    def reserve(self, customer: str | None, msat: int, fee_limit: int, at: int) -> Payout:
+        """A refused one too: it may be asked for again when there is more."""
+        made = withdrawal(self.number(), msat, fee_limit, customer, at)
+        self.reserve_again(made)
+        return made
+
+    @rule(made=payouts)
+    def reserve_again(self, made: Payout) -> None:
+        known = self.run(self.store.payout(made.id))
+        purse = self.purse(made.customer)
+        try:
+            reserved = self.run(self.store.reserve(made, day_limit=DAY_LIMIT))
+        except TooLittle:
+            assert known is None
+            assert purse < made.msat + made.fee_limit_msat
+        except TooMuch:
+            assert known is None
+            assert made.customer is not None
+        else:
+            assert reserved == (known is None)
+            assert not reserved or purse >= made.msat + made.fee_limit_msat
+
+    @rule(made=payouts)
+    def reserve_its_invoice_for_another(self, made: Payout) -> None:
+        other = replace(made, id=hash_of("other", self.number()))
+        known = self.run(self.store.payout(made.id))
+        if known is not None and known.state is not PayoutState.REFUSED:
+            assert not self.run(self.store.reserve(other, day_limit=0))
+
+    @rule(made=payouts)
+    def refuse(self, made: Payout) -> None:
+        known = self.run(self.store.payout(made.id))
+        self.run(self.store.refuse_payout(made, "test"))
+        assert known is None or self.run(self.store.payout(made.id)) == known
+
+    @rule(made=payouts, fee=st.integers(0, 4000))
+    def leave(self, made: Payout, fee: int) -> None:
+        receipt = receipt_for(made.customer) if made.customer else None
+        also = (publication("withdrawn", self.number()),)
+        self.end(made, PayoutState.PAID, self.store.paid_out(made.id, fee, receipt, also, NOW), made.msat + fee)
+
+    @rule(made=payouts)
+    def stay(self, made: Payout) -> None:
+        self.end(made, PayoutState.FAILED, self.store.not_paid_out(made.id, "test", (), NOW), 0)
+
+    def end(self, made: Payout, state: PayoutState, operation: Coroutine[Any, Any, bool], msat: int) -> None:
+        """No payout ends twice, and none that was not reserved."""
+        known = self.run(self.store.payout(made.id))
+        try:
+            ended = self.run(operation)
+        except LedgerError:
+            assert known is None
+            return
+        assert ended == (known.state is PayoutState.RESERVED)
+        if ended:
+            assert made.id not in self.ended
+            self.ended[made.id] = state
+            self.left[made.id] = msat
+
+    def purse(self, customer: str | None) -> int:
+        if customer is None:
+            revenue: int = self.run(self.store.accounts())["revenue"]
+            return revenue
+        available: int = self.run(self.store.balance(customer)).available
+        return available
+
+    # All at once, and again from the disk
 
     @rule(data=st.data(), picked=st.lists(jobs, min_size=2, max_size=6))
     def at_once(self, data: st.DataObject, picked: list[Job]) -> None:
@@ -112,13 +274,16 @@ class Ledger(RuleBasedStateMachine):
         async def together() -> None:
             operations: list[Coroutine[Any, Any, Any]] = []
             for each in picked:
-                match data.draw(st.integers(0, 3)):
+                match data.draw(st.integers(0, 4)):
                     case 0:
                         operations.append(self.store.hold(each.id, terms(5000), NOW))
                     case 1:
                         operations.append(self.store.claim(each.id, NOW + 60, NOW))
                     case 2:
                         operations.append(post(self.store, each, 1234))
+                    case 3:
+                        made = withdrawal(self.number(), 3000, 100, each.customer)
+                        operations.append(self.store.reserve(made, day_limit=0))
                     case _:
                         operations.append(void(self.store, each))
             for outcome in await asyncio.gather(*operations, return_exceptions=True):
@@ -133,12 +298,21 @@ class Ledger(RuleBasedStateMachine):
 
     @invariant()
     def the_books_balance(self) -> None:
-        if hasattr(self, "store"):
-            db = database(self.directory)
-            check_books(db)
-            wallet = db.execute("SELECT coalesce(sum(msat), 0) FROM accounts WHERE name = 'wallet'").fetchone()[0]
-            assert -wallet == self.deposited
-            db.close()
+        if not hasattr(self, "store"):
+            return
+        db = database(self.directory)
+        check_books(db)
+        wallet = db.execute("SELECT coalesce(sum(msat), 0) FROM accounts WHERE name = 'wallet'").fetchone()[0]
+        assert -wallet == sum(self.came.values()) - sum(self.left.values())
+        ended = dict(db.execute("SELECT id, state FROM payouts WHERE state IN ('paid', 'failed')"))
+        assert ended == self.ended
+        # An answer is out only if its money is there.
+        unpaid = db.execute(
+            "SELECT outbox.id FROM outbox JOIN jobs ON jobs.id = outbox.job WHERE role = 'result'"
+            " AND NOT EXISTS (SELECT 1 FROM holds WHERE holds.job = jobs.id AND holds.state = 'posted')"
+        ).fetchall()
+        assert unpaid == []
+        db.close()
 
     def teardown(self) -> None:
         if hasattr(self, "store"):
@@ -149,5 +323,5 @@ class Ledger(RuleBasedStateMachine):
 
 TestLedger = Ledger.TestCase
 TestLedger.settings = settings(
-    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=40, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
 )
