@@ -14,7 +14,7 @@ from dvm.customer.payment import Options, Payer
 from dvm.customer.purchase import Purchase, publish_cancel
 from dvm.customer.quotes import Unpayable
 from dvm.customer.updates import Done, Failed, Quoted, Update
-from dvm.customer.zapping import Zapper
+from dvm.customer.zapping import REAL, Zapper
 from dvm.lightning.base import WalletError
 from dvm.lightning.lnurl import LnurlClient
 from dvm.nip90 import AccountAnswer, Announcement, Input, JobRequest, parse_request, request_draft
@@ -242,7 +242,7 @@ class Customer:
             raise ValueError("without a wallet, somebody must be shown the invoice")
         pubkey = parse_pubkey(provider)
         try:
-            network = await self._payers_network() or "mainnet"
+            network = await self._payers_network() or REAL
             quote = await self._zapper.quote(pubkey, msat, network=network, text=text)
         except WalletError as error:
             raise AccountFailed("payment-failed", f"the wallet cannot be used, so nothing was asked: {error}") from None

@@ -20,6 +20,8 @@ from dvm.nip90 import PROFILE, Draft, Feedback, is_lightning_address
 from dvm.nip90.wire import is_hex64, natural
 from dvm.nostr import Event, Filter, Keys, RelayPool
 
+REAL = "mainnet"
+"""The network of an invoice that is paid by hand: nobody knows by which wallet, so it is one for real money."""
 MAX_PROFILE_CHARS = 65_536
 MAX_RELAYS = 5
 MAX_WEIGHT = 10**9
@@ -36,10 +38,9 @@ class ZapQuotes:
         *,
         network: str | None,
     ) -> None:
-        """`ended` is called after each. `network` is the payer's; where nobody knows by which wallet it will be
-        paid, it is one for real money."""
+        """`ended` is called after each. `network` is the payer's; None is REAL."""
         self._zapper, self._talk, self._ended = zapper, talk, ended
-        self._network = network or "mainnet"
+        self._network = network or REAL
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, relays: Sequence[str]) -> None:
