@@ -22,7 +22,7 @@ from dvm.lightning.rest import NotSent, Refused
 log = logging.getLogger(__name__)
 
 _SEND = "/v2/router/send"
-_GRACE = 5.0  # seconds for LND to tell that its own time is over
+_GRACE = 5.0  # seconds, at most, for LND to tell that its own time is over
 _DOUBTS = 10_000
 _STATES = {
     "INITIATED": InvoiceState.PENDING,
@@ -115,7 +115,7 @@ class Payments:
             "fee_limit_msat": str(fee_limit_msat),
             "timeout_seconds": max(int(self._patience), 1),
         }
-        silence = self._patience + _GRACE
+        silence = self._patience + min(_GRACE, self._patience)
         try:
             async with (
                 asyncio.timeout(silence),

@@ -36,11 +36,17 @@ class Place:
         """Move on to these. A file that cannot be written is told, and no reason to stop."""
         if all(self._indexes.get(name) == index for name, index in indexes.items()):
             return
-        self._indexes |= indexes
+        moved = {**self._indexes, **indexes}
+        writing = asyncio.ensure_future(asyncio.to_thread(self._write, moved))
         try:
-            await asyncio.to_thread(self._write, dict(self._indexes))
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:  # the thread goes on, and two must not write at once
+            await asyncio.gather(writing, return_exceptions=True)
+            raise
         except OSError as error:
             log.warning("the wallet's place cannot be kept: %s", error)
+            return
+        self._indexes = moved
 
     def _read(self) -> dict[str, int]:
         try:
