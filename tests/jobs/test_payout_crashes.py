@@ -112,7 +112,7 @@ async def one_story(data: Path, acts: list[str], crashes: list[int]) -> int:
 
 @pytest.mark.parametrize("acts", [[each] for each in ACTS] + [["secretly", "fail"], ["late", "fail"], ["late", "lost"]])
 async def test_a_crash_at_every_step(tmp_path: Path, acts: list[str]) -> None:
-    for at in range(40):
+    for at in range(14):
         data = tmp_path / str(at)
         data.mkdir()
         if not await one_story(data, acts, [at]):
@@ -121,7 +121,7 @@ async def test_a_crash_at_every_step(tmp_path: Path, acts: list[str]) -> None:
     # A wallet that does not know is asked again and again: there is always one more step.
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     acts=st.lists(st.sampled_from(ACTS), max_size=5),
     crashes=st.lists(st.integers(0, 10), max_size=3),

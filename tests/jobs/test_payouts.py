@@ -43,6 +43,7 @@ async def test_a_withdrawal_is_reserved_paid_charged_and_receipted(tmp_path: Pat
         receipt = parse_receipt(next(e for e in desk.relays.events if e.kind == 7090), desk.customer)
         assert [payment.msat for payment in receipt.payments] == [-100_100]
         assert receipt.after == DEPOSIT - 100_100
+        assert receipt.scheme == "nip44", "a withdrawal is nobody else's business"
         assert not desk.payouts.unresolved()
         desk.audited()
 
@@ -155,6 +156,16 @@ async def test_a_failure_is_not_believed_while_another_request_may_be_on_its_way
         await asyncio.sleep(0.03)
         assert (await desk.row(payout)).state is PayoutState.RESERVED
         desk.purse.arrive()
+        assert (await desk.ended(payout)).state is PayoutState.PAID
+
+
+async def test_whatever_a_wallet_breaks_with_the_request_may_have_left(tmp_path: Path) -> None:
+    async with cashier(tmp_path, "breaks", *["insufficient"] * 1000) as desk:
+        payout = desk.asked()
+        await desk.payouts.withdraw(payout)
+        await until(lambda: len(desk.purse.asked) > 3)
+        assert (await desk.row(payout)).state is PayoutState.RESERVED
+        desk.purse.deliver()
         assert (await desk.ended(payout)).state is PayoutState.PAID
 
 

@@ -29,7 +29,7 @@ from dvm.nostr.pool import Published
 
 NETWORK = "regtest"
 DEPOSIT = 1_000_000
-QUICK = Settings(retry_seconds=0.001, publish_seconds=1, payout_seconds=5, payout_day_msat=0)
+QUICK = Settings(retry_seconds=0.001, publish_seconds=0.3, payout_seconds=5, payout_day_msat=0)
 _PAYEE = PrivateKey()
 
 
@@ -51,7 +51,7 @@ class Purse:
 
     settle, fail: done, and said. lost: it never arrives, and nobody knows. secretly: it is paid, and nobody
     knows. late: nobody knows, and it is paid when `arrive` is called. pending: it is under way until `arrive`.
-    hang: as secretly, and no answer. A code of WalletError: that is raised, and nothing is done.
+    hang: as secretly, and no answer. breaks: as late, with an error that no wallet may raise. A code of WalletError: that is raised, and nothing is done.
     """
 
     name = "purse"
@@ -121,6 +121,9 @@ class Purse:
             case "late":
                 self.coming.add(payment_hash)
                 return Payment(InvoiceState.UNKNOWN)
+            case "breaks":
+                self.coming.add(payment_hash)
+                raise RuntimeError("so ordered by a test")
             case "pending":
                 self.under_way.add(payment_hash)
                 return Payment(InvoiceState.PENDING)
