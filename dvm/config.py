@@ -16,6 +16,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from dvm.contradictions import (
     ANYTHING,
+    DAY_PAYOUT_SATS,
+    MAX_ZAP_SATS,
+    MIN_PAYOUT_SATS,
     USES_KEY,
     Offered,
     Provider,
@@ -84,15 +87,15 @@ class ZapsConfig(Table):
     quote: Literal["invoice", "zap", "both"] | None = None
     trust: Literal["wallet", "provider"] = "wallet"
     min_sats: Annotated[int, Field(ge=1, le=MAX_SATS)] = 1
-    max_sats: Annotated[int, Field(ge=1, le=MAX_SATS)] = 1_000_000
+    max_sats: Annotated[int, Field(ge=1, le=MAX_SATS)] = MAX_ZAP_SATS
 
 
 class PayoutsConfig(Table):
     """What customers may withdraw. A fee limit is the larger one of `fee_sats` and `fee_percent`."""
 
     enabled: bool = True
-    min_sats: Annotated[int, Field(ge=1, le=MAX_SATS)] = 10
-    day_sats: Count = 100_000
+    min_sats: Annotated[int, Field(ge=1, le=MAX_SATS)] = MIN_PAYOUT_SATS
+    day_sats: Count = DAY_PAYOUT_SATS
     fee_sats: Count = 5
     fee_percent: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 1.0
 
@@ -280,6 +283,8 @@ def warnings(config: Config) -> list[str]:
         found.append("wallet.url: http:// sends the wallet's secret unencrypted")
     if config.wallet.type == "paper":
         found.append("wallet.type: paper is for trying things out: no payment is real")
+    if config.zaps.trust == "provider":
+        found.append("zaps.trust: a zap is credited on the word of the Lightning address' provider, not of your wallet")
     return found
 
 

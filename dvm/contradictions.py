@@ -13,11 +13,15 @@ from typing import Any, Literal, get_args
 from dvm.problems import Loc, did_you_mean
 
 CLASSES = ("input", "cached", "output")
+MAX_ZAP_SATS = 1_000_000
+MIN_PAYOUT_SATS = 10
+DAY_PAYOUT_SATS = 100_000
 
 WalletType = Literal["nwc", "lnd", "cln", "lnbits", "phoenixd", "paper"]
 Provider = Literal["gemini", "openai", "embedded", "google-generativeai", "echo"]
 
 _NEEDS_URL = frozenset({"lnd", "cln", "lnbits", "phoenixd"})
+_CAN_HOLD = frozenset({"lnd", "nwc", "paper"})
 _NEEDS_MODEL = frozenset({"gemini", "openai", "google-generativeai"})
 USES_KEY = frozenset({"gemini", "openai", "google-generativeai"})
 # What only some providers take.
@@ -52,16 +56,8 @@ def options_of(provider: str) -> tuple[str, ...]:
 
 def contradictions(tables: dict[str, Any], offered: Offered) -> Iterator[tuple[Loc, str]]:
     """Of `dvm.toml`: each place, and what is wrong there."""
-    wallet = _table(tables.get("wallet"))
-    kind_of_wallet = _text(wallet.get("type"))
-    if kind_of_wallet in _NEEDS_URL and "url" not in wallet:
-        yield ("wallet", "url"), f"is missing: where the {kind_of_wallet} wallet answers"
-    elif kind_of_wallet == "nwc" and "url" in wallet:
-        yield ("wallet", "url"), "does not belong to a wallet of type nwc: its address is in DVM_NWC_URI"
-    elif kind_of_wallet == "paper" and "url" in wallet:
-        yield ("wallet", "url"), "does not belong to a wallet of type paper"
-    yield from _not_offered(("wallet", "type"), kind_of_wallet, get_args(WalletType), offered.wallets)
-
+    yield from _wallet_contradictions(_table(tables.get("wallet")), offered)
+    yield from _money_contradictions(tables)
     models = _table(tables.get("models"))
     for name, model in models.items():
         model = _table(model)
@@ -90,6 +86,44 @@ def contradictions(tables: dict[str, Any], offered: Offered) -> Iterator[tuple[L
             if offered.kinds is not None and kind not in offered.kinds:
                 there = ", ".join(map(str, sorted(offered.kinds)))
                 yield ("service", index, "kind"), f"{kind} is not offered by this version, which has {there}"
+
+
+def _wallet_contradictions(wallet: dict[str, Any], offered: Offered) -> Iterator[tuple[Loc, str]]:
+    kind, url = _text(wallet.get("type")), _text(wallet.get("url"))
+    if kind in _NEEDS_URL and "url" not in wallet:
+        yield ("wallet", "url"), f"is missing: where the {kind} wallet answers"
+    elif kind == "nwc" and "url" in wallet:
+        yield ("wallet", "url"), "does not belong to a wallet of type nwc: its address is in DVM_NWC_URI"
+    elif kind == "paper" and "url" in wallet:
+        yield ("wallet", "url"), "does not belong to a wallet of type paper"
+    elif "?" in url:
+        # LNbits' own links have ?usr=…, which opens the whole account.
+        yield ("wallet", "url"), "must be the address alone: what follows the ? may be a secret, so take it out"
+    if "tls_cert_file" in wallet:
+        if kind in get_args(WalletType) and kind not in _NEEDS_URL:
+            yield ("wallet", "tls_cert_file"), f"does not belong to a wallet of type {kind}"
+        elif url.startswith("http://"):
+            yield ("wallet", "tls_cert_file"), "is for an https:// address, and wallet.url is none"
+    if wallet.get("hold") is True and kind in get_args(WalletType) and kind not in _CAN_HOLD:
+        able = ", ".join(sorted(_CAN_HOLD))
+        yield ("wallet", "hold"), f"a wallet of type {kind} cannot hold invoices; {able} can"
+    if kind == "paper" and wallet.get("network") not in (None, "regtest"):
+        yield ("wallet", "network"), "a wallet of type paper is on regtest"
+    yield from _not_offered(("wallet", "type"), kind, get_args(WalletType), offered.wallets)
+
+
+def _money_contradictions(tables: dict[str, Any]) -> Iterator[tuple[Loc, str]]:
+    zaps, payouts = _table(tables.get("zaps")), _table(tables.get("payouts"))
+    if not _table(tables.get("identity")).get("lud16"):
+        for key in ("quote", "trust"):
+            if zaps.get(key) in ("zap", "both", "provider"):
+                yield ("zaps", key), f'"{zaps[key]}" needs a Lightning address: identity.lud16 is missing'
+    least, most = zaps.get("min_sats", 1), zaps.get("max_sats", MAX_ZAP_SATS)
+    if isinstance(least, int) and isinstance(most, int) and least > most:
+        yield ("zaps", "min_sats"), f"is more than max_sats, {most}"
+    least, day = payouts.get("min_sats", MIN_PAYOUT_SATS), payouts.get("day_sats", DAY_PAYOUT_SATS)
+    if isinstance(least, int) and isinstance(day, int) and 0 < day < least:
+        yield ("payouts", "min_sats"), f"is more than day_sats, {day}: nobody could withdraw anything"
 
 
 def _service_contradictions(index: int, service: dict[str, Any], models: dict[str, Any]) -> Iterator[tuple[Loc, str]]:

@@ -14,14 +14,14 @@ from dvm import config as configuration
 from dvm.config import Config, Offered, load_config, load_relays, warnings
 from dvm.contradictions import options_of
 from dvm.models.registry import PROVIDERS, make_model
+from dvm.nostr.keys import Keys
 from dvm.problems import ConfigError
 from tests.toml_text import to_toml
 
 THIS_VERSION = Offered(
     kinds=frozenset({5050}),
-    wallets=frozenset({"nwc", "paper"}),
+    wallets=frozenset({"nwc", "lnd", "cln", "lnbits", "paper"}),
     providers=frozenset({"gemini", "embedded", "echo"}),
-    gateway=False,
 )
 NSEC = "nsec1vl029mgpspedva04g90vltkh6fvh240zqtv9k0t9af8935ke9laqsnlfe5"
 NWC = f"nostr+walletconnect://{'b' * 64}?relay=wss://relay.example.com&secret={'5e' * 32}"
@@ -73,6 +73,12 @@ def test_the_smallest_configuration_has_the_documented_defaults(tmp_path: Path) 
     assert config.limits.quote_minutes == 1440
     assert config.limits.max_age_minutes == 10
     assert config.limits.allow_private_addresses is False
+    assert config.limits.jobs_per_minute_total == 6_000
+    assert config.wallet.hold is False
+    assert (config.wallet.network, config.wallet.tls_cert_file) == (None, None)
+    assert (config.zaps.quote, config.zaps.trust) == (None, "wallet")
+    assert config.payouts.enabled
+    assert config.operator.npub is None
     assert config.gateway is None
 
 
@@ -111,8 +117,11 @@ def test_every_documented_key_is_understood(tmp_path: Path) -> None:
                 "system": "Be kind.",
             }
         ],
-        "limits": {"jobs_per_minute": 0, "partial_seconds": 0, "allow_private_addresses": True},
-        "gateway": {"listen": "[::1]:8402"},
+        "limits": {"jobs_per_minute": 0, "partial_seconds": 0, "watchdog_seconds": 5, "allow_private_addresses": True},
+        "zaps": {"quote": "both", "trust": "provider", "min_sats": 5, "max_sats": 5},
+        "payouts": {"enabled": False, "min_sats": 1, "day_sats": 0, "fee_sats": 0, "fee_percent": 0.5},
+        "operator": {"npub": Keys.generate().npub},
+        "gateway": {"listen": "[::1]:8402", "url": "https://dvm.example.com"},
     }
     config = load(tmp_path, tables)
     assert config.identity.nsec_file == tmp_path / "keys/nsec", "relative to the file that names it"
@@ -123,6 +132,14 @@ def test_every_documented_key_is_understood(tmp_path: Path) -> None:
     assert config.models["flash"].options() == {"stall_seconds": 0.5, "thinking_budget": 0}
     assert config.gateway is not None
     assert config.gateway.listen == "[::1]:8402"
+    assert config.gateway.url == "https://dvm.example.com"
+
+
+def test_a_wallet_of_ones_own_node_has_its_address_certificate_network_and_hold(tmp_path: Path) -> None:
+    wallet = {"type": "lnd", "url": "https://node:8080", "tls_cert_file": "tls.cert", "network": "signet", "hold": True}
+    config = load(tmp_path, changed("wallet", wallet))
+    assert config.wallet.tls_cert_file == tmp_path / "tls.cert"
+    assert (config.wallet.network, config.wallet.hold) == ("signet", True)
 
 
 @pytest.mark.parametrize(
@@ -160,12 +177,27 @@ def test_every_documented_key_is_understood(tmp_path: Path) -> None:
         ("service/0/price", {"per_request": -3}, "service[1].price: per_request must be from 1 to"),
         ("service/0/price", {"per_request": 0}, 'service[1].price: a price of 0 sats is written "free"'),
         ("wallet/type", "nwx", "wallet.type: must be 'nwc', 'lnd', 'cln', 'lnbits', 'phoenixd' or 'paper'"),
-        ("wallet/type", "lnd", 'wallet.type: "lnd" is not part of this version, which has nwc, paper'),
+        ("wallet/type", "phoenixd", 'wallet.type: "phoenixd" is not part of this version, which has cln, '),
         ("wallet", {"type": "lnd"}, "wallet.url: is missing: where the lnd wallet answers"),
         ("wallet", {"type": "nwc", "url": "https://a.b"}, "wallet.url: does not belong to a wallet of type nwc"),
         ("wallet/url", "https://me:pass@a.b", "wallet.url: has a name or a password in it"),
         ("wallet/url", "ftp://a.b", "wallet.url: must be a URL that begins with http:// or https://"),
         ("wallet/url", "https://[a", "wallet.url: is not a URL"),
+        ("wallet", {"type": "lnbits", "url": "https://a.b/wallet?usr=x"}, "wallet.url: must be the address alone"),
+        ("wallet", {"type": "cln", "url": "https://a.b", "hold": True}, "wallet.hold: a wallet of type cln cannot"),
+        ("wallet", {"type": "nwc", "tls_cert_file": "c"}, "wallet.tls_cert_file: does not belong to a wallet of type"),
+        ("wallet", {"type": "lnd", "url": "http://a", "tls_cert_file": "c"}, "wallet.tls_cert_file: is for an https:"),
+        ("wallet/network", "mainnet", "wallet.network: a wallet of type paper is on regtest"),
+        ("wallet/network", "bitcoin", "wallet.network: must be 'mainnet', 'testnet', 'signet' or 'regtest'"),
+        ("zaps/quote", "both", 'zaps.quote: "both" needs a Lightning address: identity.lud16 is missing'),
+        ("zaps/trust", "provider", 'zaps.trust: "provider" needs a Lightning address'),
+        ("zaps/min_sats", 2_000_000, "zaps.min_sats: is more than max_sats, 1000000"),
+        ("zaps/max_sats", 0, "zaps.max_sats: must be at least 1"),
+        ("payouts/min_sats", 100_001, "payouts.min_sats: is more than day_sats, 100000: nobody could"),
+        ("payouts/fee_percent", -1, "payouts.fee_percent: must be at least 0"),
+        ("operator/npub", "5e" * 32, "operator.npub: must be a public key: npub1"),
+        ("operator/npub", "npub1nonsense", "operator.npub: must be a public key: npub1"),
+        ("gateway/url", "dvm.example.com", "gateway.url: must be a URL"),
         ("wallet/timeout_seconds", 0, "wallet.timeout_seconds: must be more than 0"),
         ("wallet/timeout_seconds", float("nan"), "wallet.timeout_seconds: must be "),
         ("identity/nsec_file", "5e" * 32, "identity.nsec_file: must name a file that holds the secret"),
@@ -207,7 +239,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     tables = smallest()
     for path, value in (
         ("identity/nmae", "x"),
-        ("wallet/type", "lnd"),
+        ("wallet/type", "phoenixd"),
         ("models/echo/input", "much"),
         ("service/0/models", ["echo", "nobody"]),
         ("limits/concurrency", 1.5),
@@ -367,17 +399,17 @@ def test_a_mistake_in_the_relays_is_named_with_its_place(tmp_path: Path, text: s
 
 
 def test_what_is_probably_not_meant_is_a_warning(tmp_path: Path) -> None:
-    tables = changed("gateway/listen", "127.0.0.1:0")
+    tables = changed("zaps/trust", "provider", changed("identity/lud16", "me@example.com"))
     tables["models"]["idle"] = {"provider": "echo"}
     tables["models"]["far"] = {"provider": "gemini", "model": "m", "base_url": "http://far.example"}
     tables["models"]["near"] = {"provider": "gemini", "model": "m", "base_url": "http://127.0.0.1:1"}
     tables["service"][0] |= {"models": ["echo", "far", "near"], "price": "free"}
-    found = warnings(load(tmp_path, tables), THIS_VERSION)
+    found = warnings(load(tmp_path, tables))
     assert [warning.split(":")[0] for warning in found] == [
         "models.idle",
         "models.far.base_url",
         "wallet.type",
-        "gateway",
+        "zaps.trust",
     ]
 
 

@@ -6,14 +6,17 @@ import re
 import subprocess
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic_core import PydanticUndefined
 
 from dvm import config as configuration
 from dvm import starter
+from dvm.building import OFFERED
 from dvm.config import load_config, load_relays
-from dvm.daemon import OFFERED
+from dvm.contradictions import WalletType
+from dvm.secrets import WALLET_SECRETS
 
 ROOT = Path(__file__).parent.parent
 
@@ -80,6 +83,9 @@ def written_default(model: type[configuration.Table], key: str) -> str:
         ("[models.NAME]", configuration.ModelConfig),
         ("[[service]]", configuration.ServiceConfig),
         ("[limits]", configuration.LimitsConfig),
+        ("[zaps]", configuration.ZapsConfig),
+        ("[payouts]", configuration.PayoutsConfig),
+        ("[operator]", configuration.OperatorConfig),
         ("[gateway]", configuration.GatewayConfig),
     ],
 )
@@ -88,3 +94,20 @@ def test_the_page_and_the_program_agree_on_every_key_and_default(
 ) -> None:
     in_code = {key: written_default(model, key) for key in model.model_fields}
     assert documented()[heading] == in_code
+
+
+def test_every_table_of_the_files_has_its_place_on_the_page() -> None:
+    tables = {("relay", "*"): "[[relay]]", ("service", "*"): "[[service]]", ("models", "*"): "[models.NAME]"}
+    places = {*configuration.DVM_TABLES, *configuration.RELAY_TABLES} - {()}
+    assert set(documented()) == {tables.get(place, f"[{place[0]}]") for place in places}
+
+
+def test_every_secret_and_every_wallet_is_on_the_page() -> None:
+    page = (ROOT / "docs/configuration.md").read_text()
+    _, _, live = page.partition("## How to go live with each wallet")
+    for wallet in get_args(WalletType):
+        assert f"\n**{wallet}**" in live
+        variable = WALLET_SECRETS.get(wallet)
+        if variable is not None:
+            assert f"| `{variable}` | `wallet.secret_file` | type `{wallet}`" in page
+            assert f"export {variable}=" in live
