@@ -28,6 +28,7 @@ COMMANDS = {
     "statement": "A customer's receipts, or your own at a provider.",
     "topup": "Put money on your balance at a provider.",
     "withdraw": "Take your balance at a provider, or your own revenue, out.",
+    "reconcile": "Hold ledger, wallet and relays against each other, and say what differs.",
     "report": "Usage and earnings by day, kind and model.",
 }
 
