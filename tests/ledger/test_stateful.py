@@ -48,6 +48,7 @@ from tests.ledger.books import (
 
 CUSTOMERS = st.sampled_from(["alice", "bob"])
 MSATS = st.integers(1, 60).map(lambda sats: sats * 1000)
+COSTS = st.integers(0, 100_000)
 AROUND = st.integers(-1500, 5000)
 ENDS_UNPAID = st.sampled_from([JobState.REJECTED, JobState.EXPIRED, JobState.CANCELLED])
 EVERY_STATE = st.sampled_from([HOLDING, HOLDING, {JobState.SETTLING}])
@@ -114,25 +115,71 @@ class Ledger(RuleBasedStateMachine):
     def quote_for_zaps_only(self, of: Job, msat: int) -> None:
         self.run(self.store.quote(of.id, terms(msat), None, publication("quote", of.id), NOW, NOW + 60))
 
-    @rule(of=jobs)
     def claim(self, of: Job) -> None:
         self.run(self.store.claim(of.id, NOW + 60, NOW))
 
-    @rule(of=jobs, attempted=st.booleans())
     def release(self, of: Job, attempted: bool) -> None:
         self.run(self.store.release(of.id, attempted=attempted))
 
-    @rule(of=jobs, cost=st.integers(0, 100_000), to=st.sampled_from([JobState.DELIVERED, JobState.CANCELLED]))
     def post(self, of: Job, cost: int, to: JobState) -> None:
         self.run(post(self.store, of, cost, to))
 
-    @rule(of=jobs, to=st.sampled_from([JobState.FAILED, JobState.CANCELLED]), metered=st.booleans(), states=EVERY_STATE)
     def void(self, of: Job, to: JobState, metered: bool, states: set[JobState]) -> None:
         self.run(void(self.store, of, to, USED if metered else None, states))
 
-    @rule(of=jobs, to=ENDS_UNPAID)
     def close_unpaid(self, of: Job, to: JobState) -> None:
         self.run(self.store.close_unpaid(of.id, to=to, reason="test", publications=(), at=NOW, stamp=NOW))
+
+    @rule(
+        data=st.data(), of=jobs, what=st.sampled_from(["claim", "release", "post", "void", "close", "finish", "settle"])
+    )
+    def do_out_of_turn(self, data: st.DataObject, of: Job, what: str) -> None:
+        """Whatever the job's state is."""
+        match what:
+            case "claim":
+                self.claim(of)
+            case "release":
+                self.release(of, data.draw(st.booleans()))
+            case "post":
+                self.post(of, data.draw(COSTS), data.draw(st.sampled_from([JobState.DELIVERED, JobState.CANCELLED])))
+            case "void":
+                to = data.draw(st.sampled_from([JobState.FAILED, JobState.CANCELLED]))
+                self.void(of, to, data.draw(st.booleans()), data.draw(EVERY_STATE))
+            case "close":
+                self.close_unpaid(of, data.draw(ENDS_UNPAID))
+            case "finish":
+                self.finish(of, data.draw(COSTS))
+            case "settle":
+                self.settle_promise(of, data.draw(AROUND))
+
+    @rule(data=st.data(), of=jobs, steps=st.integers(2, 6))
+    def go_on(self, data: st.DataObject, of: Job, steps: int) -> None:
+        """A job goes its own way for a while, so that the wild steps meet one in every state."""
+        for _ in range(steps):
+            found = self.run(self.store.job(of.id))
+            match found.state:
+                case JobState.RECEIVED:
+                    self.quote(of, data.draw(MSATS), data.draw(st.booleans()))
+                case JobState.QUOTED:
+                    known = self.run(self.store.pending(payment(of, 1).payment_hash))
+                    if known is None:
+                        self.close_unpaid(of, JobState.EXPIRED)
+                    elif known.hold:
+                        self.accept(known, 0)
+                    else:
+                        self.settle(known, 0)
+                case JobState.PAID:
+                    self.claim(of)
+                case JobState.RUNNING if self.run(self.store.promise(of.id)):
+                    self.finish(of, data.draw(COSTS))
+                case JobState.RUNNING:
+                    self.post(of, data.draw(COSTS), JobState.DELIVERED)
+                    if self.run(self.store.job(of.id)).state is JobState.RUNNING:  # its promise is gone
+                        self.void(of, JobState.FAILED, True, HOLDING)
+                case JobState.SETTLING if self.run(self.store.promise(of.id)):
+                    self.settle_promise(of, data.draw(AROUND))
+                case JobState.SETTLING:
+                    self.void(of, JobState.FAILED, False, {JobState.SETTLING})
 
     # Payments that come
 
@@ -144,10 +191,12 @@ class Ledger(RuleBasedStateMachine):
         assert not self.run(self.store.expect(made))
         return replace(made, customer=of.customer)
 
-    @rule(target=invoices, customer=CUSTOMERS, msat=MSATS)
-    def top_up(self, customer: str, msat: int) -> PendingPayment:
+    @rule(target=invoices, customer=CUSTOMERS, msat=MSATS, at_once=st.booleans())
+    def top_up(self, customer: str, msat: int, at_once: bool) -> PendingPayment:
         made = zap(self.number(), msat, customer)
         assert self.run(self.store.expect(made))
+        if at_once:
+            self.settle(made, 0)
         return made
 
     @rule(invoice=invoices, more=AROUND)
@@ -171,11 +220,9 @@ class Ledger(RuleBasedStateMachine):
         again = self.run(self.store.accept(invoice.payment_hash, invoice.msat))
         assert (again.fresh, again.paid) == (False, accepted.paid)
 
-    @rule(of=jobs, cost=st.integers(0, 100_000))
     def finish(self, of: Job, cost: int) -> None:
         self.run(self.store.finish(of.id, answer(of, cost), NOW))
 
-    @rule(of=jobs, more=AROUND)
     def settle_promise(self, of: Job, more: int) -> None:
         promise = self.run(self.store.promise(of.id))
         msat = max(1, (promise.msat if promise else 10_000) + more)
@@ -205,7 +252,6 @@ class Ledger(RuleBasedStateMachine):
         self.reserve_again(made)
         return made
 
-    @rule(made=payouts)
     def reserve_again(self, made: Payout) -> None:
         known = self.run(self.store.payout(made.id))
         purse = self.purse(made.customer)
@@ -221,26 +267,40 @@ class Ledger(RuleBasedStateMachine):
             assert reserved == (known is None)
             assert not reserved or purse >= made.msat + made.fee_limit_msat
 
-    @rule(made=payouts)
     def reserve_its_invoice_for_another(self, made: Payout) -> None:
         other = replace(made, id=hash_of("other", self.number()))
         known = self.run(self.store.payout(made.id))
         if known is not None and known.state is not PayoutState.REFUSED:
             assert not self.run(self.store.reserve(other, day_limit=0))
 
-    @rule(made=payouts)
     def refuse(self, made: Payout) -> None:
         known = self.run(self.store.payout(made.id))
         self.run(self.store.refuse_payout(made, "test"))
         assert known is None or self.run(self.store.payout(made.id)) == known
 
-    @rule(made=payouts, fee=st.integers(0, 4000))
     def leave(self, made: Payout, fee: int) -> None:
         receipt = receipt_for(made.customer) if made.customer else None
         also = (publication("withdrawn", self.number()),)
         self.end(made, PayoutState.PAID, self.store.paid_out(made.id, fee, receipt, also, NOW), made.msat + fee)
 
-    @rule(made=payouts)
+    @rule(
+        made=payouts,
+        fee=st.integers(0, 4000),
+        what=st.sampled_from(["leave", "stay", "leave", "again", "other", "refuse"]),
+    )
+    def go_on_with_a_payout(self, made: Payout, fee: int, what: str) -> None:
+        match what:
+            case "leave":
+                self.leave(made, fee)
+            case "stay":
+                self.stay(made)
+            case "again":
+                self.reserve_again(made)
+            case "other":
+                self.reserve_its_invoice_for_another(made)
+            case "refuse":
+                self.refuse(made)
+
     def stay(self, made: Payout) -> None:
         self.end(made, PayoutState.FAILED, self.store.not_paid_out(made.id, "test", (), NOW), 0)
 
