@@ -253,6 +253,25 @@ def test_a_chain_may_begin_later_if_that_is_said():
     assert verify_chain(receipts[2:]) == ["receipt 3: it should be the first, number 1"]
 
 
+def test_a_withdrawal_that_takes_more_than_is_there_is_found():
+    (top_up,) = chain((None, 0, (PAID,)))
+    out = chain((None, 0, (PAID,)), (None, 0, (Payment("bolt11", OTHER, -3000),)))[1]
+    assert verify_receipt(out, paid=[OTHER]) == []
+    deeper = swapped(
+        swapped(out, "payment", ["payment", "bolt11", OTHER, "-4000"]), "balance", ["balance", "3000", "-1000"]
+    )
+    assert "a balance is negative" in verify_receipt(deeper)
+    hidden = swapped(out, "payment", ["payment", "bolt11", OTHER, "-2000"])
+    assert any("does not add up" in problem for problem in verify_receipt(hidden))
+    assert verify_chain([top_up, out], paid=[HASH, OTHER]) == []
+
+
+def test_a_withdrawal_that_is_charged_twice_breaks_the_chain():
+    out = Payment("bolt11", OTHER, -1000)
+    receipts = chain((None, 0, (PAID,)), (None, 0, (out,)), (None, 0, (out,)))
+    assert verify_chain(receipts) == [f"the payment {OTHER} is named 2 times"]
+
+
 @pytest.mark.parametrize("missing", [0, 1, 2])
 def test_a_missing_receipt_breaks_the_chain(missing):
     receipts = statement()
