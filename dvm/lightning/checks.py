@@ -64,6 +64,11 @@ def checked_invoice(
     return Invoice(str(bolt11), said.payment_hash, msat, said.created_at, said.expires_at)
 
 
+def hash_of(value: object) -> str | None:
+    """A payment hash (64 lowercase hex digits), or None."""
+    return value if isinstance(value, str) and _HEX32(value) else None
+
+
 def readable(bolt11: object, code: str = "failed") -> Bolt11:
     """The invoice decoded. Raises WalletError with that code."""
     try:

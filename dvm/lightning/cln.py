@@ -16,9 +16,9 @@ from typing import Any
 from uuid import uuid4
 
 from dvm.lightning.base import Capabilities, Invoice, InvoiceState, Lookup, Payment, WalletError, WalletInfo
-from dvm.lightning.checks import check_asked, checked_invoice, cut
+from dvm.lightning.checks import check_asked, checked_invoice, cut, hash_of
 from dvm.lightning.cln_pay import Payer
-from dvm.lightning.cln_rpc import WAIT_TIMED_OUT, Rpc, RpcError, checked_rune, hash_of, index_of, msat_of
+from dvm.lightning.cln_rpc import WAIT_TIMED_OUT, Rpc, RpcError, checked_rune, index_of, msat_of
 from dvm.lightning.cln_sweep import Sweep
 from dvm.lightning.hints import Hints
 from dvm.lightning.places import MAX_INDEX, Place

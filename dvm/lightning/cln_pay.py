@@ -11,14 +11,14 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any
 from weakref import WeakValueDictionary
 
 from dvm.lightning.base import InvoiceState, Payment, WalletError
 from dvm.lightning.bolt11 import Bolt11
-from dvm.lightning.checks import readable
-from dvm.lightning.cln_rpc import Rpc, RpcError, hash_of, msat_of, time_of
+from dvm.lightning.checks import hash_of, readable
+from dvm.lightning.cln_rpc import Rpc, RpcError, msat_of, time_of
+from dvm.lightning.nip47 import opens
 from dvm.lightning.rest import NotSent
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class Payer:
                 raise
             return await self._outcome(said.payment_hash, error)
         preimage = result.get("payment_preimage")
-        if not _opens(preimage, said.payment_hash):
+        if not opens(preimage, said.payment_hash):
             return await self._outcome(
                 said.payment_hash, WalletError("untrustworthy", "the node's preimage is not the invoice's")
             )
@@ -139,7 +139,7 @@ class Payer:
         if (complete := states.get("complete")) is not None:
             preimage = complete.get("preimage")
             sent, delivered = msat_of(complete.get("amount_sent_msat")), msat_of(complete.get("amount_msat"))
-            proof = str(preimage) if _opens(preimage, payment_hash) else None
+            proof = str(preimage) if opens(preimage, payment_hash) else None
             return _Listed(InvoiceState.SETTLED, _fee(sent, delivered), proof, began)
         if states.keys() == {"failed"}:
             return _Listed(InvoiceState.FAILED, began=began)
@@ -157,12 +157,6 @@ class Payer:
         self._until[payment_hash] = until
         if len(self._until) > _REMEMBERED:
             del self._until[next(iter(self._until))]
-
-
-def _opens(preimage: object, payment_hash: str) -> bool:
-    if hash_of(preimage) is None:
-        return False
-    return sha256(bytes.fromhex(str(preimage))).hexdigest() == payment_hash
 
 
 def _fee(sent: int | None, delivered: int | None) -> int:

@@ -22,7 +22,6 @@ _GONE = (-4, -5)  # the plugin, or lightningd, ended while it was at work
 _RUNE = range(1501, 1504)
 _RUNE_NOT_PERMITTED = 1502
 
-_HEX32 = re.compile(r"[0-9a-f]{64}").fullmatch
 _MSAT = re.compile(r"(0|[1-9][0-9]{0,18})msat").fullmatch
 _RUNE_TEXT = re.compile(r"[A-Za-z0-9_\-+/]{20,4000}={0,2}").fullmatch
 
@@ -67,11 +66,6 @@ def checked_rune(secret: str | None) -> str:
     if not _RUNE_TEXT(secret):
         raise WalletError("unauthorized", "what is given as the rune is none: base64 expected")
     return secret
-
-
-def hash_of(value: object) -> str | None:
-    """A payment hash, or None."""
-    return value if isinstance(value, str) and _HEX32(value) else None
 
 
 def msat_of(value: object) -> int | None:

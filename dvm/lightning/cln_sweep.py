@@ -14,7 +14,8 @@ from typing import Any
 
 from dvm.lightning.base import UNKNOWN, InvoiceState, Lookup, WalletError
 from dvm.lightning.bolt11 import InvalidInvoice, decode
-from dvm.lightning.cln_rpc import Rpc, hash_of, index_of, msat_of, time_of
+from dvm.lightning.checks import hash_of
+from dvm.lightning.cln_rpc import Rpc, index_of, msat_of, time_of
 
 log = logging.getLogger(__name__)
 
