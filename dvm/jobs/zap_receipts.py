@@ -17,7 +17,7 @@ from typing import Protocol
 
 from dvm.jobs.shop import Shop, ZapSettings
 from dvm.jobs.trouble import Trouble
-from dvm.jobs.zaps import Target, spellings, target_of
+from dvm.jobs.zaps import spellings, target_of
 from dvm.ledger import LedgerError, PendingPayment
 from dvm.lightning.base import InvoiceState, Lookup, WalletError
 from dvm.lightning.lnurl import LnurlClient, LnurlError
@@ -68,7 +68,8 @@ class Crediting(Protocol):
 @dataclass(slots=True)
 class _Waiting:
     zap: Zap
-    target: Target
+    customer: str
+    job: str | None
     due: float  # by the loop's clock
     asked: int = 0
 
@@ -143,6 +144,7 @@ class ZapReceipts:
             wait = await self._read()
             if wait is None:
                 wait = await self._look()
+                wait = 0.0 if self._queue else wait
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._news.wait()
@@ -150,9 +152,9 @@ class ZapReceipts:
     # Reading
 
     async def _read(self) -> float | None:
-        """Check what has come. None when that is done; otherwise the seconds until it should be tried again."""
+        """Check what has come, as far as there is room. The seconds until it should be tried again, if it should."""
         self._news.clear()
-        while self._queue:
+        while self._queue and not self._crowded():
             event = self._queue[0]
             try:
                 if not await self._ready(event):
@@ -214,31 +216,30 @@ class ZapReceipts:
                 raise InvalidZap("another receipt has attributed this payment before")
             return
         known = await shop.store.pending(zap.payment_hash)
-        if known is not None and (known.source, known.customer, known.job) != ("zap", target.customer, target.job):
+        new = _Waiting(zap, target.customer, target.job, asyncio.get_running_loop().time())
+        if known is not None and not _same(known, new):
             raise InvalidZap("the payment is known, and is another's")
         if self._settings.trust == "provider":
-            await self._credit(zap, target, Lookup(InvoiceState.SETTLED, zap.msat, event.created_at))
+            await self._credit(new, Lookup(InvoiceState.SETTLED, zap.msat, event.created_at))
         elif known is None:  # what is known is watched by Settlements
-            self._wait(zap, target)
+            self._wait(new)
         self._seen[zap.payment_hash] = event.id
         if len(self._seen) > REMEMBERED:
             del self._seen[next(iter(self._seen))]
 
-    def _wait(self, zap: Zap, target: Target) -> None:
-        payer = zap.request.payer
+    def _wait(self, new: _Waiting) -> None:
+        payer = new.zap.request.payer
         if self._by_payer[payer] >= PER_PAYER:
             raise InvalidZap("the wallet knows nothing of too many payments of this payer")
         if len(self._waiting) >= WAITING:
-            self._make_room()
+            most = max(self._waiting.values(), key=lambda each: each.asked)
+            self._drop(most, "too many receipts wait for the wallet, and it does not know of this payment")
         self._by_payer[payer] += 1
-        self._waiting[zap.payment_hash] = _Waiting(zap, target, asyncio.get_running_loop().time())
+        self._waiting[new.zap.payment_hash] = new
 
-    def _make_room(self) -> None:
-        """A new one is looked up at least once: the one goes that was asked for most often."""
-        oldest = max(self._waiting.values(), key=lambda each: each.asked)
-        if not oldest.asked:
-            raise InvalidZap("too many receipts wait for the wallet; the next start reads it again")
-        self._drop(oldest, "too many receipts wait for the wallet, and it does not know of this payment")
+    def _crowded(self) -> bool:
+        """Whether as many wait as may, and the wallet was asked about none of them: each gets its one look."""
+        return len(self._waiting) >= WAITING and not any(each.asked for each in self._waiting.values())
 
     # Looking up
 
@@ -263,7 +264,7 @@ class ZapReceipts:
     async def _decide(self, each: _Waiting, lookup: Lookup) -> None:
         if lookup.state is InvoiceState.SETTLED:
             try:
-                await self._credit(each.zap, each.target, lookup)
+                await self._credit(each, lookup)
             except LedgerError as error:
                 log.error("a zap cannot be credited; it is tried again", extra={"error": str(error)})
             except InvalidZap as error:
@@ -282,15 +283,14 @@ class ZapReceipts:
         each.asked += 1
         each.due = asyncio.get_running_loop().time() + pause
 
-    async def _credit(self, zap: Zap, target: Target, lookup: Lookup) -> None:
+    async def _credit(self, each: _Waiting, lookup: Lookup) -> None:
         """Raises InvalidZap if the payment was attributed to somebody else meanwhile, and LedgerError."""
-        if target.customer is None:
-            raise InvalidZap("anonymous: it tops up nobody's balance")
+        zap = each.zap
         payment = PendingPayment(
             payment_hash=zap.payment_hash,
             source="zap",
-            customer=target.customer,
-            job=target.job,
+            customer=each.customer,
+            job=each.job,
             bolt11=zap.bolt11,
             msat=zap.msat,
             created_at=zap.created_at,
@@ -298,7 +298,7 @@ class ZapReceipts:
         )
         if not await self._shop.store.expect(payment):
             known = await self._shop.store.pending(zap.payment_hash)
-            if known is None or (known.source, known.customer, known.job) != ("zap", target.customer, target.job):
+            if known is None or not _same(known, each):  # none: it is an invoice that we pay
                 raise InvalidZap("the payment is known, and is another's")
         self._settlements.expect(payment)
         await self._settlements.credit(zap.payment_hash, lookup)
@@ -324,3 +324,8 @@ class ZapReceipts:
         self._logged += 1
         if self._logged <= LOGGED_PER_MINUTE:
             log.info("a zap receipt was rejected", extra={"receipt": event.id, "reason": reason})
+
+
+def _same(known: PendingPayment, each: _Waiting) -> bool:
+    """Whether a payment was attributed as this receipt does."""
+    return (known.source, known.customer, known.job) == ("zap", each.customer, each.job)

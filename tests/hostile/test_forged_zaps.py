@@ -326,6 +326,37 @@ async def test_receipts_that_the_wallet_does_not_know_are_bounded_per_payer_and_
     await scene.credited(MSAT)
 
 
+async def test_in_a_flood_each_receipt_is_looked_up_once_before_it_makes_room(
+    scene: Scene, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ZapReceipts, "patience", Patience(pauses=(60.0,), rest=0.01, retry=0.05, rotated=60.0))
+    monkeypatch.setattr(zap_receipts, "WAITING", 5)
+    await scene.shop.reopen()
+    receipts = scene.shop.engine.zap_receipts
+    assert receipts is not None
+    for _ in range(12):
+        receipts.on_receipt(own_invoice(scene))
+    request = scene.request()
+    receipts.on_receipt(scene.receipt(request, scene.ours(request)))
+    await scene.credited(MSAT)
+    assert set(rejections(caplog).values()) == {
+        "too many receipts wait for the wallet, and it does not know of this payment"
+    }
+
+
+async def test_what_the_ledger_knows_otherwise_is_not_claimed(
+    scene: Scene, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def known(_payment: object) -> bool:
+        return False
+
+    monkeypatch.setattr(scene.shop.store, "expect", known)  # an invoice that we pay, say
+    receipt = await scene.zap()
+    await until(lambda: receipt.id in rejections(caplog))
+    assert rejections(caplog)[receipt.id] == "the payment is known, and is another's"
+    assert (await scene.shop.store.accounts())["customers"] == 0
+
+
 async def test_a_flood_of_rejections_is_logged_in_part(
     scene: Scene, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
