@@ -69,7 +69,7 @@ def checked_rune(secret: str | None) -> str:
 
 
 def msat_of(value: object) -> int | None:
-    """An amount in msat: an integer, or `"123msat"`, as versions before 23.08 write it. None for anything else."""
+    """An amount in msat: an integer, or `"123msat"`, as older versions write it. None for anything else."""
     if isinstance(value, str) and (match := _MSAT(value)):
         value = int(match[1])
     return value if type(value) is int and 0 <= value <= MAX_MSAT else None
@@ -104,7 +104,7 @@ def _reason(refused: Refused, command: str) -> WalletError:
     if number in _RUNE:
         return _rune_reason(number, text, command)
     if number == _UNKNOWN_COMMAND:
-        return WalletError("unsupported", f"the node does not know {command} (23.11 or newer expected): {text}")
+        return WalletError("unsupported", f"the node does not know {command} (23.08 or newer expected): {text}")
     if number in _GONE:
         return WalletError("unreachable", f"{command}: {text}")
     return RpcError(f"{command}: {text} ({number})", number)

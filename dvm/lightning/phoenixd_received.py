@@ -23,9 +23,10 @@ log = logging.getLogger(__name__)
 SKEW = 86_400_000  # milliseconds by which phoenixd's clock may differ from ours
 OVERLAP = 60_000  # milliseconds before the newest known payment from which a look begins
 PAGE = 500  # payments; some 900 bytes each
-PAGES = 200
+PAGES = 400
 _LATEST = (1 << 53) - 1  # a time that no clock shows: what was received "later" than now is listed as well
-_KEPT = 100_000
+_DEEP = 3_600  # seconds until a clock that was put far back may have hidden something at most
+_KEPT = 200_000
 _NEWS = 10_000
 _EXPIRY_MARGIN = 120  # seconds: what came in time may take a channel's opening to arrive
 _PENDING = Lookup(InvoiceState.PENDING)
@@ -39,6 +40,7 @@ class Received:
         self._lock = asyncio.Lock()
         self._known: dict[str, Lookup] = {}  # settled, or UNKNOWN: paid, and it cannot be read how much
         self._covered: int | None = None  # everything received from then on is known, up to the last look
+        self._due = 0.0  # when all that was asked about is listed anew
         self._news: deque[tuple[int, str]] = deque(maxlen=_NEWS)
         self.mark = _now() - SKEW
         self._told = self.mark - OVERLAP  # of what came before, the news was told by an earlier process
@@ -90,9 +92,11 @@ class Received:
         """List what came since the last look, or since an earlier time (ms) that was not yet listed. Raises
         WalletError: what was learned until then is kept."""
         async with self._lock:
+            self._forget()
             begin = max(min(self.mark, _now()) - OVERLAP, 0)  # a clock that was ahead may be put back
-            if since is not None and (self._covered is None or since < self._covered):
+            if since is not None and (self._covered is None or since < self._covered or self._due < time.monotonic()):
                 begin = min(begin, since)
+                self._due = time.monotonic() + _DEEP
             newest = self.mark
             offset = 0
             for _ in range(PAGES):
@@ -106,7 +110,6 @@ class Received:
                 raise WalletError("untrustworthy", "payments/incoming: a list without an end")
             self.mark = newest
             self._covered = begin if self._covered is None else min(self._covered, begin)
-            self._forget()
 
     async def _page(self, begin: int, offset: int) -> list[Any]:
         params = {"from": begin, "to": _LATEST, "limit": PAGE, "offset": offset}
@@ -136,6 +139,7 @@ class Received:
             oldest = sorted(self._known, key=lambda each: self._known[each].settled_at or 0)[: _KEPT // 10]
             for payment_hash in oldest:
                 self._covered = ((self._known.pop(payment_hash).settled_at or 0) + 1) * 1000
+            self._told = max(self._told, self._covered or 0)  # listed again, they are no news
 
 
 def _read(entry: Mapping[str, Any]) -> Lookup:
