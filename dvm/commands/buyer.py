@@ -13,7 +13,17 @@ import typer
 from dvm.commands.ask_display import one_line
 from dvm.commands.common import Failure
 from dvm.config import Relays, load_relays
-from dvm.customer import Account, AccountFailed, Archive, ArchiveError, Customer, PurseError, data_directory, open_purse
+from dvm.customer import (
+    Account,
+    AccountFailed,
+    Archive,
+    ArchiveError,
+    Customer,
+    PurseError,
+    compare,
+    data_directory,
+    open_purse,
+)
 from dvm.customer.purse import NSEC, Purse
 from dvm.lightning.base import WalletError
 from dvm.lightning.nwc import NwcWallet
@@ -44,6 +54,8 @@ AllowPrivate = Annotated[
         "--allow-private", help="Also pay Lightning addresses of this machine and its network: to try things out."
     ),
 ]
+ATTEMPTS = 2
+"""A job that ends while its provider answers may look like a contradiction, once."""
 T = TypeVar("T")
 
 
@@ -102,12 +114,16 @@ def asked_account(provider: str, relays: Path, key_file: Path | None) -> tuple[A
     newest entry of the statement. Raises ConfigError, Failure."""
 
     async def ask(customer: Customer) -> tuple[Account, AccountAnswer]:
-        try:
-            answer = await customer.statement(provider, limit=1)
-        except AccountFailed as error:
-            raise Failure(one_line(str(error))) from None
-        # Asked first, so that what has been receipted meanwhile is no contradiction.
-        return await customer.account(provider), answer
+        for _ in range(ATTEMPTS):
+            try:
+                answer = await customer.statement(provider, limit=1)
+            except AccountFailed as error:
+                raise Failure(one_line(str(error))) from None
+            # Asked first, so that what has been receipted meanwhile is no contradiction.
+            account = await customer.account(provider)
+            if not compare(account, answer):
+                break
+        return account, answer
 
     return _at_provider(relays, key_file, ask)
 
