@@ -123,7 +123,10 @@ class Rest:
         except httpx.TimeoutException:
             raise WalletError("unreachable", f"{self.url}: no answer within {seconds:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise WalletError("unreachable", f"{self.url}: {type(error).__name__}") from None
+            hint = "if it always is: http:// or https://, and the right port?"
+            raise WalletError(
+                "unreachable", f"{self.url}: the connection was broken off ({type(error).__name__}); {hint}"
+            ) from None
         except RuntimeError as error:  # httpx says so of a client that was closed
             if not self._client.is_closed:
                 raise

@@ -1,4 +1,4 @@
-"""No settlement is missed or repeated: over cut streams, over restarts, and from a node that has settled nothing yet."""
+"""No settlement is missed or repeated: over cut streams, over restarts, and from a node that has none yet."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ async def test_the_very_first_settlement_is_told_although_index_0_means_from_now
 
 
 async def test_the_first_settlements_are_told_whatever_subscribing_misses(node: LndStandin, tmp_path: Path) -> None:
-    till = await Till(node, tmp_path).open()
+    till = await Till(node, tmp_path, Pace(silence=60.0)).open()
     await streaming(node)
     node.books.drop_pushes = True  # as if LND had not yet taken up the subscription
     sold = await sell(node)

@@ -41,10 +41,11 @@ class LndStandin:
         self.books = Books(network)
         self.server = HttpServer(self._handle)
         self.admin = bake()
-        self.readonly = bake({entity: ("read",) for entity in _ALL})
+        self.readonly = bake(dict.fromkeys(_ALL, ("read",)))
         self.invoicing = bake({"invoices": ("read", "write"), "address": ("read", "write"), "onchain": ("read",)})
         self.calls: Counter[str] = Counter()
         self.faults: dict[str, Fault] = {}
+        self.refusal = "something is wrong"
         self.twisted: dict[str, Callable[[dict[str, Any]], Any]] = {}  # a path's answer, turned into a lie
         self.tags = ["invoicesrpc", "routerrpc"]
 
@@ -57,7 +58,7 @@ class LndStandin:
         fault = next((fault for path, fault in self.faults.items() if request.path.startswith(path)), None)
         match fault:
             case "refuse":
-                return _error(GrpcError(2, "something is wrong"))
+                return _error(GrpcError(2, self.refusal))
             case "locked":
                 return _error(GrpcError(2, "wallet locked, unlock it to enable full RPC access"))
             case "hang":

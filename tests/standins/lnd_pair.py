@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -85,8 +86,6 @@ class Lnd:
     async def call(self, method: str, path: str, json: Any = None) -> dict[str, Any]:
         """Any call of its REST interface, as its owner. Raises httpx.HTTPError."""
         if self._client is None:
-            import ssl
-
             context = ssl.create_default_context(cafile=str(self.tls_cert))
             headers = {"Grpc-Metadata-macaroon": self.macaroon()}
             self._client = httpx.AsyncClient(base_url=self.url, verify=context, headers=headers, timeout=30)
@@ -136,6 +135,19 @@ class LndPair:
                 return int((await node.call("GET", "/v1/getinfo"))["block_height"]) >= height
 
             await _until(there, node.daemon)
+
+    async def reconnect(self) -> None:
+        """The link between them again, and the channel with it."""
+
+        async def active() -> bool:
+            nodes = (self.shop, self.customer)
+            if all([(await node.call("GET", "/v1/channels?active_only=true"))["channels"] for node in nodes]):
+                return True
+            with contextlib.suppress(httpx.HTTPError):  # they may be at it themselves
+                await self.shop.connect(self.customer)
+            return False
+
+        await _until(active, self.shop.daemon)
 
 
 class Chain:
@@ -257,8 +269,7 @@ async def _open(pair: LndPair, chain: Chain) -> None:
 
     async def is_open() -> bool:
         for node in (pair.shop, pair.customer):
-            channels = (await node.call("GET", "/v1/channels?active_only=true"))["channels"]
-            if not channels:
+            if not (await node.call("GET", "/v1/channels?active_only=true"))["channels"]:
                 await pair.mine(1)
                 return False
         return True
