@@ -1,7 +1,7 @@
 """The two files that an operator starts from: `dvm init` writes them, and they stand in the project's root.
 
-`dvm init` can also begin with a variant that needs no account anywhere: a paper wallet instead of a real
-one, the embedded model or echo instead of Gemini. The text is the same but for those tables.
+`dvm init` can also begin with another wallet, or with a variant that needs no account anywhere: a paper wallet
+instead of a real one, the embedded model or echo instead of Gemini. The text is the same but for those tables.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Literal
 
-Wallet = Literal["nwc", "paper"]
+Wallet = Literal["nwc", "lnd", "cln", "lnbits", "phoenixd", "paper"]
 Model = Literal["gemini", "embedded", "echo"]
 
 NAME = "My DVM"
@@ -62,6 +62,25 @@ _WALLETS: dict[Wallet, str] = {
     "nwc": """\
 type = "nwc"                # the connection is in the variable DVM_NWC_URI; "paper" is for trying things out
 # secret_file = "nwc.uri"   # or in this file""",
+    "lnd": """\
+type = "lnd"                # the macaroon is in the variable DVM_LND_MACAROON
+# secret_file = "lnd.key"   # or in this file, in hex
+url = "https://127.0.0.1:8080"      # its REST interface
+# tls_cert_file = "/home/bitcoin/.lnd/tls.cert"
+# hold = true               # no answer, no charge: sell on hold invoices""",
+    "cln": """\
+type = "cln"                # the rune is in the variable DVM_CLN_RUNE
+# secret_file = "cln.key"   # or in this file
+url = "https://127.0.0.1:3010"      # clnrest
+# tls_cert_file = "/home/bitcoin/.lightning/bitcoin/ca.pem\"""",
+    "lnbits": """\
+type = "lnbits"             # the wallet's admin or invoice key is in the variable DVM_LNBITS_KEY
+# secret_file = "lnbits.key"    # or in this file
+url = "https://lnbits.example.com"  # the server, not the page of the wallet""",
+    "phoenixd": """\
+type = "phoenixd"           # http-password is in the variable DVM_PHOENIXD_PASSWORD
+# secret_file = "phoenixd.key"  # or in this file
+url = "http://127.0.0.1:9740\"""",
     "paper": """\
 type = "paper"              # for trying things out: no payment is real. For money: "nwc" and DVM_NWC_URI""",
 }

@@ -15,9 +15,17 @@ from dvm.config import load_config, load_relays
 from dvm.datadir import DataDir
 from dvm.nostr.keys import InvalidKey, Keys
 from dvm.problems import redact
-from dvm.secrets import NSEC, from_file, is_set
+from dvm.secrets import NSEC, WALLET_SECRETS, from_file, is_set
 
 MAX_NAME = 200
+# What the variable of each wallet holds, and where one gets it.
+_SECRETS = {
+    "nwc": "'nostr+walletconnect://…'   (your wallet makes it: a connection that may make and look up invoices)",
+    "lnd": "'…'   (lncli bakemacaroon info:read invoices:read invoices:write offchain:read offchain:write)",
+    "cln": "'…'   (lightning-cli createrune, restricted as docs/configuration.md says)",
+    "lnbits": "'…'   (the wallet's admin key: API docs, at its side)",
+    "phoenixd": "'…'   (http-password of ~/.phoenix/phoenix.conf)",
+}
 
 
 def main(
@@ -26,7 +34,7 @@ def main(
     data: DataPath = DATA,
     name: Annotated[str, typer.Option("--name", help="What people see.")] = starter.NAME,
     wallet: Annotated[
-        starter.Wallet, typer.Option("--wallet", help="nwc: a real wallet. paper: for trying out, no real money.")
+        starter.Wallet, typer.Option("--wallet", help="Where it is paid. paper: for trying out, no real money.")
     ] = "nwc",
     model: Annotated[
         starter.Model, typer.Option("--model", help="gemini needs an API key; embedded and echo run here.")
@@ -130,11 +138,10 @@ def _next(config: Path, relays: Path, data: Path, wallet: str, model: str) -> li
     steps = []
     if is_set(os.environ, NSEC):
         steps.append(f"{NSEC} is set and goes before the key file: unset it, if the service is to use the new key")
-    if wallet == "nwc":
-        steps.append(
-            "export DVM_NWC_URI='nostr+walletconnect://…'   (your wallet makes it: a connection that may make and "
-            "look up invoices)"
-        )
+    if wallet in _SECRETS:
+        if wallet != "nwc":
+            steps.append(f"look into {config}, [wallet]: its url, and what else your node needs")
+        steps.append(f"export {WALLET_SECRETS[wallet]}={_SECRETS[wallet]}")
     if model == "gemini":
         steps.append("export GEMINI_API_KEY='…'   (from https://aistudio.google.com/apikey)")
     elif model == "embedded":

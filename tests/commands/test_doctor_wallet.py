@@ -74,6 +74,14 @@ async def test_a_connection_that_can_only_receive_is_enough(shop: Shop) -> None:
         found = await shop.examine(url, connection.connection.uri())
     assert (found.code, found.one("wallet invoice")["state"]) == (0, "ok")
     assert "can pay" not in found.one("wallet")["seen"]
+    assert "may pay" in found.one("wallet payouts")["advice"]
+
+
+async def test_jobs_on_hold_invoices_need_a_wallet_that_can_hold(shop: Shop) -> None:
+    async with served(RECEIVING) as (url, connection):
+        found = await shop.examine(url, connection.connection.uri(), hold=True)
+    assert (found.code, found.failed) == (1, ["wallet hold"])
+    assert "wallet.hold" in found.one("wallet hold")["advice"]
 
 
 async def test_a_connection_that_is_read_only(shop: Shop) -> None:

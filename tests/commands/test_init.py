@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -11,7 +13,7 @@ from dvm import starter
 from dvm.building import OFFERED
 from dvm.config import load_config, load_relays
 from dvm.nostr.keys import Keys
-from dvm.secrets import load_secrets
+from dvm.secrets import WALLET_SECRETS, load_secrets
 from tests.commands.running import Runner
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +35,7 @@ def test_writes_both_files_and_a_key_for_its_owner_only(here: Path, dvm: Runner)
         assert step in ran.out
 
 
-@pytest.mark.parametrize("wallet", ["nwc", "paper"])
+@pytest.mark.parametrize("wallet", get_args(starter.Wallet))
 @pytest.mark.parametrize("model", ["gemini", "embedded", "echo"])
 def test_each_variant_is_a_valid_configuration_that_finds_its_key(
     here: Path, dvm: Runner, wallet: str, model: str
@@ -43,12 +45,14 @@ def test_each_variant_is_a_valid_configuration_that_finds_its_key(
     assert config.wallet.type == wallet
     assert [each.provider for each in config.models.values()] == [model]
     assert load_relays(here / "relays.toml").write
-    environment = {"GEMINI_API_KEY": "k" * 20, "DVM_NWC_URI": f"nostr+walletconnect://{'a' * 64}?secret={'b' * 64}"}
+    connection = f"nostr+walletconnect://{'a' * 64}?secret={'b' * 64}"
+    environment = dict.fromkeys(WALLET_SECRETS.values(), connection) | {"GEMINI_API_KEY": "k" * 20}
     keys = load_secrets(config, environment).keys
     assert ran.json["npub"] == keys.npub
     assert ran.json["pubkey"] == keys.pubkey
-    needs_account = any("GEMINI_API_KEY" in step or "DVM_NWC_URI" in step for step in ran.json["next"])
-    assert needs_account == (wallet == "nwc" or model == "gemini")
+    exported = set(re.findall(r"^export (\w+)=", "\n".join(ran.json["next"]), re.MULTILINE))
+    needed = {WALLET_SECRETS.get(wallet), "GEMINI_API_KEY" if model == "gemini" else None} - {None}
+    assert exported == needed, "a paper wallet and a model of one's own need no account anywhere"
 
 
 def test_the_key_is_never_printed(here: Path, dvm: Runner) -> None:
