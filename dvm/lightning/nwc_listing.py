@@ -159,7 +159,7 @@ class Settled:
             fresh = run.take(page)
             self._learn(page)
             offset += page.length
-            if page.total is None or page.total < len(run.seen) or not run.settled_only:
+            if page.total is None or not run.settled_only:
                 run.exact = False
             if run.exact and page.total == len(run.seen):
                 return True, used
@@ -217,7 +217,7 @@ class Waiting:
         self._lock = asyncio.Lock()
 
     async def look(self, floor: int) -> dict[str, Transaction]:
-        """What the pages said that were read now, by payment hash. Raises WalletError."""
+        """What was said on the pages that were read now, by payment hash. Raises WalletError."""
         found: dict[str, Transaction] = {}
         async with self._lock:
             offset = 0

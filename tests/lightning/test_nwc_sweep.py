@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
@@ -89,7 +90,7 @@ async def test_what_a_listing_says_unreadably_is_unknown_not_unpaid() -> None:
         whose = {"payment_hash": "?"}  # it might be either's
         for spoil in (whose, {"preimage": "ab" * 32}, {"state": "perhaps"}, {"amount": None}, whose):
             ready.shop.faults.tamper = result(
-                lambda r, spoil=spoil: {"transactions": [t | spoil for t in r["transactions"]]}
+                lambda r, spoil=spoil: r | {"transactions": [t | spoil for t in r["transactions"]]}
             )
             found = await ready.wallet.lookup_many([paid, unpaid], int(time.time()) - 5)
             assert [found[h].state for h in (paid, unpaid)] == [UNKNOWN, UNKNOWN if spoil is whose else PENDING]
@@ -159,6 +160,69 @@ async def test_what_has_been_listed_is_not_listed_again() -> None:
         assert sweeps[0] == 8  # all of it
         assert sweeps[1] == sweeps[3] == 1  # the count says that there is nothing new
         assert sweeps[2] == 8  # the count says that there is something, and it is at the very end
+        ready.shop.faults.tamper = result(lambda r: r | {"total_count": r["total_count"] + 1})
+        for expected in (9, 1, 1):  # searched for once, to an empty page; after that the count says nothing
+            before = counts["list_transactions"]
+            await ready.wallet.lookup_many([late, unpaid], since)
+            assert counts["list_transactions"] - before == expected
+
+
+async def test_a_count_that_was_never_right_ends_no_search() -> None:
+    async with setup(options=Options(timeout=10.0, page=5), methods=ORDINARY) as ready:
+        ready.shop.faults.tamper = result(lambda r: r | {"total_count": 25})
+        since = int(time.time())
+        quotes = quoted(ready, 27)
+        for payment_hash in quotes[:20]:
+            settle(ready, payment_hash)
+        await ready.wallet.lookup_many(quotes, since)
+        for payment_hash in quotes[20:26]:  # five of them are the newest page, and make 25
+            settle(ready, payment_hash)
+        found = await ready.wallet.lookup_many(quotes, since)
+        assert [found[h].state for h in quotes] == [SETTLED] * 26 + [PENDING]
+
+
+async def test_who_asks_about_older_ones_is_told_of_them() -> None:
+    async with setup(options=Options(timeout=10.0), methods=ORDINARY) as ready:
+        since = int(time.time())
+        paid, unpaid = quoted(ready, 2)
+        settle(ready, paid)
+        assert (await ready.wallet.lookup_many([unpaid], since + 1_000))[unpaid].state is PENDING
+        assert (await ready.wallet.lookup_many([paid], since))[paid].state is SETTLED
+
+
+async def test_a_listing_that_began_too_late_is_no_answer_about_older_ones() -> None:
+    async with setup(options=Options(timeout=10.0, page=5, pages=1, lookups=0), methods=ORDINARY) as ready:
+        now = time.time()
+        ready.node.now = lambda: now - 1_000
+        older = ready.node.make("shop", 1_000, expiry=6_000).payment_hash
+        settle(ready, older)
+        ready.node.now = time.time
+        newer = quoted(ready, 12)
+        for payment_hash in newer:
+            settle(ready, payment_hash)
+        assert (await ready.wallet.lookup_many(newer, int(now) + 290))[newer[0]].state is UNKNOWN  # one page of three
+        states = {(await ready.wallet.lookup_many([older], int(now) - 1_000))[older].state for _ in range(6)}
+        assert states == {UNKNOWN, SETTLED}
+
+
+async def test_after_a_reconnection_everything_is_listed_again() -> None:
+    options = Options(timeout=2.0, resend=0.3, backoff=0.02, poll=0.05, page=5)
+    async with setup(options=options, methods=[*ORDINARY]) as ready:
+        ready.shop.faults.tamper = result(lambda r: {n: v for n, v in r.items() if n != "total_count"})
+        hints = ready.wallet.settlements()
+        since = int(time.time())
+        late = await made(ready)
+        sold = quoted(ready, 20)
+        for payment_hash in sold:
+            settle(ready, payment_hash)
+        assert (await ready.wallet.lookup_many([late], since))[late].state is PENDING
+        await ready.relay.stop()
+        ready.shop.faults.drop_notifications = True
+        settle(ready, late)
+        await ready.relay.start()
+        async with asyncio.timeout(20):
+            while await anext(hints) != late:
+                pass
 
 
 async def test_a_wallet_without_a_count_is_listed_again_when_pushes_may_have_been_missed() -> None:
@@ -268,6 +332,21 @@ async def test_accepted_hold_invoices_are_found_among_many_after_a_restart() -> 
             found = await ready.wallet.lookup_many(quotes, since)
         assert HELD not in {lookup.state for lookup in found.values()}
         assert SETTLED not in {lookup.state for lookup in found.values()}
+
+
+async def test_a_held_one_that_cannot_be_asked_about_is_asked_about_again() -> None:
+    async with setup(options=Options(timeout=10.0, page=10, held_pages=1, lookups=2)) as ready:
+        since = int(time.time())
+        held = ready.node.make("shop", 1_000, expiry=600, payment_hash=secret()[1])
+        ready.node.pay(held.bolt11)
+        quotes = [held.payment_hash]
+        assert (await ready.wallet.lookup_many(quotes, since))[held.payment_hash].state is HELD
+        quotes += quoted(ready, 30)  # it is on the newest page no more
+        states = []
+        for error in ({"lookup_invoice": "INTERNAL"}, {}):
+            ready.shop.faults.errors = dict(error)
+            states.append((await ready.wallet.lookup_many(quotes, since))[held.payment_hash].state)
+        assert states == [UNKNOWN, HELD]
 
 
 async def test_what_is_settled_is_not_told_as_held_any_more() -> None:
