@@ -11,6 +11,8 @@ from typing import TypeVar
 from dvm.customer.payment import Options
 from dvm.nostr import Event, Filter, RelayPool
 
+MAX_EVENTS = 5_000
+"""The most that are heard: an honest provider says a handful of things."""
 T = TypeVar("T")
 
 
@@ -44,7 +46,7 @@ class Listener:
 
     def take(self, event: Event, _relay: str = "") -> None:
         """Hear an event."""
-        if event.id not in self._known:
+        if event.id not in self._known and len(self._known) < MAX_EVENTS:
             self._known.add(event.id)
             self._heard.append(event)
             self._changed.set()
