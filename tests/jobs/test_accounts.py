@@ -267,6 +267,7 @@ async def test_a_request_is_handled_once_also_over_a_restart(tmp_path: Path) -> 
         await at.outcome(event)
         await until(lambda: not at.cashier.payouts.unresolved())
         left = await at.cashier.available()
+        assert len(at.addresses.asked) == 1, "its address is asked once"
     again = Cashier(tmp_path)
     again.keys, again.customer = at.cashier.keys, at.cashier.customer
     await again.open()
@@ -289,17 +290,6 @@ async def test_a_refusal_stands_when_the_request_comes_again(tmp_path: Path) -> 
         at.hear(event)
         await until(lambda: len(at.answers(event)) >= 1 and not at.accounts._tasks)
         assert at.cashier.purse.asked == []
-
-
-async def test_another_customer_cannot_ask_about_a_withdrawal(tmp_path: Path) -> None:
-    """Its id is that of a signed event, which only its author can have made; held against the row all the same."""
-    async with desk(tmp_path) as at:
-        event = at.request("withdraw", bolt11=invoice(100_000))
-        payout = at.cashier.asked(customer="ab" * 32)
-        await at.cashier.store.refuse_payout(replace(payout, id=event.id), "insufficient: no")
-        at.hear(event)
-        await until(lambda: not at.accounts._tasks)
-        assert at.answers(event) == []
 
 
 async def test_what_is_old_from_the_future_or_expired_is_not_answered(tmp_path: Path) -> None:
