@@ -53,12 +53,18 @@ def make_app(
         app.include_router(lightning_address.routes(site, desk, invoices or Limit(30, 600)))
     app.add_exception_handler(404, _error)
     app.add_exception_handler(405, _error)
+    app.add_exception_handler(Exception, _failed)
     return _Guard(app, requests or Limit(600, 12_000), registry)
 
 
 async def _error(_request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
     return json({"error": "method not allowed" if status == 405 else "not found"}, cache=NO_STORE, status=status)
+
+
+async def _failed(_request: Request, _error: Exception) -> Response:
+    """The client learns nothing of it; `_Guard` logs it."""
+    return json({"error": "internal"}, cache=NO_STORE, status=500)
 
 
 class _Guard:
@@ -85,10 +91,8 @@ class _Guard:
         refused = self._refusal(scope)
         try:
             await (refused or self._app)(scope, receive, sending)
-        except Exception:  # whatever it was, the client learns nothing of it, and the next one is served
+        except Exception:  # whatever it was, the next request is served
             log.exception("a request failed", extra={"path": scope["path"][:MAX_PATH]})
-            if not status:
-                await json({"error": "internal"}, cache=NO_STORE, status=500)(scope, receive, sending)
         route = scope.get("route")
         self._count.labels(getattr(route, "name", "none"), str(status)).inc()
 

@@ -8,6 +8,7 @@ import ipaddress
 import logging
 import socket
 from collections.abc import Iterator
+from errno import EADDRINUSE
 
 import uvicorn
 
@@ -53,6 +54,7 @@ class Gateway:
             ws="none",
             lifespan="off",
             log_config=None,
+            log_level="error",  # each malformed request is a warning of uvicorn's, and strangers make them
             access_log=False,
             server_header=False,
             # Only a proxy on this machine is believed when it says whom it asks for.
@@ -99,6 +101,8 @@ def _bind(listen: str) -> socket.socket:
     host = host.strip("[]")
     made: socket.socket | None = None
     try:
+        if not 0 <= int(port) <= 65_535:
+            raise ValueError("there is no such port")
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
@@ -111,7 +115,10 @@ def _bind(listen: str) -> socket.socket:
         if made is not None:
             made.close()
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise GatewayError(f"gateway.listen: {listen}: {reason}: another program may be there already") from None
+        taken = (
+            " (by another program, or by another run of this one)" if getattr(error, "errno", 0) == EADDRINUSE else ""
+        )
+        raise GatewayError(f"gateway.listen: {listen}: {reason}{taken}") from None
     return made
 
 

@@ -24,7 +24,7 @@ from dvm.lightning.zaps import (
     description_hash,
     parse_zap_request,
 )
-from dvm.nip90.wire import ANNOUNCEMENT, MSAT
+from dvm.nip90.wire import ANNOUNCEMENT, MSAT, PROFILE
 from dvm.nostr.frames import clean
 
 log = logging.getLogger(__name__)
@@ -176,7 +176,7 @@ class Zaps:
 async def target_of(shop: Shop, request: ZapRequest) -> Target:
     """What a zap request pays: the job whose request, quote or result it names, whoever pays; otherwise the
     payer's balance. Raises InvalidZap if it names what is not ours, and LedgerError."""
-    ours = f"{ANNOUNCEMENT}:{shop.keys.pubkey}:{shop.announcement}"
+    me = shop.keys.pubkey
     if request.event_id is not None:
         job_id = request.event_id
         job = await shop.store.job(job_id)
@@ -184,9 +184,10 @@ async def target_of(shop: Shop, request: ZapRequest) -> Target:
             job = await shop.store.job(of)
         if job is not None:
             return Target(job.customer, job.id)
-        if request.address != ours:  # one event has many ids over time, and the address tells that it is ours
+        # The events behind these change, and clients name their present ids beside the address.
+        if request.address not in (f"{ANNOUNCEMENT}:{me}:{shop.announcement}", f"{PROFILE}:{me}:"):
             raise InvalidZap("e: no quote and no job of ours")
-    if request.address is not None and request.address.split(":")[1] != shop.keys.pubkey:
+    if request.address is not None and request.address.split(":")[1] != me:
         raise InvalidZap("a: it is not ours")
     return Target(None if request.anonymous else request.payer)
 
