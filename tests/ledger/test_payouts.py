@@ -89,7 +89,7 @@ async def test_a_payout_that_failed_returns_whole_and_has_no_receipt(store: Sqli
     assert len(await store.statement("alice")) == 1
 
 
-async def test_a_payout_has_one_end(store: SqliteStore) -> None:
+async def test_a_payout_has_one_end(store: SqliteStore, tmp_path: Path) -> None:
     await owned(store, 20_000)
     first, second = withdrawal(1, 6_000, 500), withdrawal(2, 6_000, 500)
     for each in (first, second):
@@ -103,6 +103,7 @@ async def test_a_payout_has_one_end(store: SqliteStore) -> None:
     )
     assert ends == [True, False, False, True, False]
     assert await store.balance("alice") == Balance(13_900, 0, 0)
+    assert database(tmp_path).execute("SELECT name FROM accounts WHERE name LIKE 'payout:%'").fetchall() == []
 
 
 async def test_an_end_that_was_stored_stands_after_a_crash(tmp_path: Path) -> None:
@@ -188,6 +189,7 @@ async def test_a_refused_request_is_not_taken_up_again_but_its_invoice_may_be(st
     found = await store.payout(payout.id)
     assert found is not None
     assert (found.state, found.reason) == (PayoutState.REFUSED, "too little")
+    assert found.bolt11 == ""  # strangers do not choose how much is kept for ever
     assert await store.reserve(replace(payout, id=hash_of("another"), msat=5_000), day_limit=0)
 
 

@@ -13,8 +13,10 @@ from tests.ledger.books import (
     NOW,
     USED,
     answer,
+    database,
     job,
     owned,
+    paid,
     payment,
     post,
     promised,
@@ -233,6 +235,18 @@ async def test_a_settlement_after_the_job_was_voided_is_the_customers(store: Sql
     assert not deposit.paid
     assert await store.balance("alice") == Balance(10_000, 0)
     assert await store.promises() == []
+
+
+async def test_a_job_that_nothing_pays_is_not_voided(tmp_path: Path) -> None:
+    """Which no operation can bring about: should it be found all the same, it is told and not smoothed over."""
+    store = await SqliteStore.open(tmp_path)
+    new = await paid(store, 1, 10_000)
+    db = database(tmp_path)
+    db.execute("DELETE FROM holds")
+    db.close()
+    with pytest.raises(ConflictError, match="no open hold"):
+        await void(store, new)
+    await store.close()
 
 
 async def test_a_promise_outlives_a_restart(tmp_path: Path) -> None:
