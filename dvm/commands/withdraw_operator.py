@@ -12,7 +12,7 @@ import asyncio
 import os
 import time
 from contextlib import AsyncExitStack, ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -192,7 +192,8 @@ async def _by_ourselves(
         await wallet.start()
         # Nothing is published: the operator reads the outcome here.
         pool = build_pool(relays, secrets.keys, config.limits)
-        shop = Shop(secrets.keys, store, wallet, pool, {}, {}, settings=build_settings(config))
+        settings = replace(build_settings(config), publish_seconds=0.0)  # it has been waited for long enough
+        shop = Shop(secrets.keys, store, wallet, pool, {}, {}, settings=settings)
         payouts = Payouts(shop, Outbox(shop))
         stack.push_async_callback(payouts.close)
         await _reserve(store, payout)
