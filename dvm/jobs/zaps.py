@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 EXPIRY_SECONDS = 900  # of an invoice that anybody may ask for: so long it may count as open
 MAX_OPEN = 2_000  # of these at once: each costs the wallet an invoice, and nobody anything
 COMMENT_CHARS = 255
+GIFT = ""  # whose it is: nobody's, so the operator's revenue
 
 
 class NoInvoice(Exception):
@@ -99,8 +100,8 @@ class Zaps:
     async def invoice(self, msat: int, zap_request: str | None = None, comment: str = "") -> str:
         """A BOLT 11 invoice over `msat`, for the zap that the signed request describes, or for a gift.
 
-        What is paid is credited as the request says. A gift, and an anonymous zap that names no job, is
-        credited to nobody. Raises NoInvoice.
+        What is paid is credited as the request says. A gift, and an anonymous zap that names no job, is nobody's
+        balance, but the operator's revenue. Raises NoInvoice.
         """
         if not self.min_msat <= msat <= self.max_msat:
             raise NoInvoice(f"amount: {self.min_msat} to {self.max_msat} msat are taken")
@@ -110,6 +111,7 @@ class Zaps:
             raise NoInvoice("amount: whole sats are taken, a multiple of 1000 msat")
         if zap_request is None:
             invoice = await self._make(msat, self.metadata)
+            await self._expect(invoice, GIFT, None, None)
             log.info(
                 "an invoice for a gift was given out",
                 extra={
@@ -129,8 +131,7 @@ class Zaps:
             log.error("a zap cannot be taken", extra={"error": str(error)})
             raise NoInvoice("not at the moment: try again later") from None
         invoice = await self._make(msat, zap_request)
-        if target.customer is not None:
-            await self._expect(invoice, target.customer, target.job, zap_request)
+        await self._expect(invoice, target.customer or GIFT, target.job, zap_request)
         return invoice.bolt11
 
     async def _make(self, msat: int, text: str) -> Invoice:
@@ -150,7 +151,7 @@ class Zaps:
         self._wallet_fails.fine()
         return invoice
 
-    async def _expect(self, invoice: Invoice, customer: str, job: str | None, request: str) -> None:
+    async def _expect(self, invoice: Invoice, customer: str, job: str | None, request: str | None) -> None:
         payment = PendingPayment(
             payment_hash=invoice.payment_hash,
             source="zap",

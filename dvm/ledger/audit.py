@@ -78,7 +78,8 @@ _CHECKS: tuple[tuple[str, str], ...] = (
             WHERE coalesce(received_msat, 0) <> coalesce(transfers.msat, 0)
                OR (settled_at IS NULL) <> (received_msat IS NULL)
                OR (transfers.msat IS NOT NULL AND
-                   (debit <> 'wallet' OR credit <> 'customer:' || payments.customer))""",
+                   (debit <> 'wallet' OR credit <> CASE payments.customer
+                        WHEN '' THEN 'revenue' ELSE 'customer:' || payments.customer END))""",
     ),
     (
         "{} msat were credited for {}, which was never expected",
@@ -88,7 +89,7 @@ _CHECKS: tuple[tuple[str, str], ...] = (
     (
         "payment {} is settled, and stands on no receipt",
         """SELECT payment_hash FROM payments LEFT JOIN jobs ON jobs.id = payments.job
-            WHERE settled_at IS NOT NULL AND receipt IS NULL
+            WHERE settled_at IS NOT NULL AND receipt IS NULL AND payments.customer <> ''
               AND (jobs.id IS NULL OR jobs.state NOT IN ('paid', 'waiting', 'running', 'settling'))""",
     ),
     # Hold invoices: an answer waits for its promise, and for nothing else.
@@ -114,7 +115,7 @@ _CHECKS: tuple[tuple[str, str], ...] = (
             UNION ALL SELECT customer, msat + fee_limit_msat, 0 FROM payouts
                 WHERE state = 'reserved' AND customer IS NOT NULL
             UNION ALL SELECT customer, -received_msat, 0 FROM payments
-                WHERE settled_at IS NOT NULL AND receipt IS NULL
+                WHERE settled_at IS NOT NULL AND receipt IS NULL AND customer <> ''
             UNION ALL SELECT customer, 0, paid - cost FROM receipts
         ) SELECT customer, sum(told), sum(msat) FROM owed GROUP BY customer HAVING sum(told) <> sum(msat)""",
     ),

@@ -71,8 +71,8 @@ def drop(db: sqlite3.Connection, account: str) -> None:
 
 
 def settled(db: sqlite3.Connection, payment_hash: str, pubkey: str, msat: int, at: int) -> None:
-    """The deposit of a settled payment (money.md, rule 4)."""
-    transfer(db, "invoice", payment_hash, WALLET, customer(pubkey), msat, at)
+    """The deposit of a settled payment (money.md, rule 4). What is nobody's, a gift, is revenue."""
+    transfer(db, "invoice", payment_hash, WALLET, customer(pubkey) if pubkey else REVENUE, msat, at)
     db.execute(
         "UPDATE payments SET received_msat = ?, settled_at = ? WHERE payment_hash = ? AND settled_at IS NULL",
         (msat, at, payment_hash),

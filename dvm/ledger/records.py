@@ -98,7 +98,8 @@ class Terms:
 class PendingPayment:
     """An invoice that was made for a job (or for a top-up: `job` None), to be watched for.
 
-    `customer` is whose balance it is if it pays no job; with a job it is stored as the job's, whoever pays.
+    `customer` is whose balance it is if it pays no job, "" for a gift, which is revenue; with a job it is stored
+    as the job's, whoever pays.
     `hold`: a hold invoice, which only our preimage settles; it is for a job. `zap`: the signed zap request
     (9734) as JSON text, if a zap receipt is ours to publish.
     """
