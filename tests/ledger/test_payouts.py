@@ -86,6 +86,7 @@ async def test_a_payout_that_failed_returns_whole_and_has_no_receipt(store: Sqli
     assert await store.balance("alice") == Balance(10_000, 0, 0)
     ended = replace(payout, state=PayoutState.FAILED, ended_at=NOW + 5, reason="no route")
     assert await store.payouts([PayoutState.FAILED]) == [ended]
+    assert [each.role for each in await store.outbox(9)] == ["receipt", "failed"]
     assert len(await store.statement("alice")) == 1
 
 

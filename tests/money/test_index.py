@@ -42,8 +42,6 @@ CASES = {
 }
 # What these cases are about is not built yet.
 LATER = {
-    7: "payouts: withdrawing a balance",
-    17: "payouts: what the operator's wallet pays is a withdrawal",
     18: "zaps",
     23: "L402 credentials",
 }
