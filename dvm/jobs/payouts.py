@@ -17,14 +17,13 @@ from dataclasses import dataclass, field, replace
 
 from dvm.jobs.outbox import Outbox
 from dvm.jobs.payees import PayoutRefused, payable
+from dvm.jobs.payout_answers import answer, receipt_maker
 from dvm.jobs.payout_steps import Declined, Due, Effect, Happening, Said, Step, Told, step
-from dvm.jobs.shop import Shop, publication
+from dvm.jobs.shop import Shop
 from dvm.jobs.trouble import Trouble
-from dvm.ledger import LedgerError, Link, Payout, PayoutState, Publication, ReceiptMaker, TooLittle, TooMuch
+from dvm.ledger import LedgerError, Payout, PayoutState, Publication, TooLittle, TooMuch
 from dvm.lightning.base import InvoiceState, Payment, WalletError, WalletInfo
-from dvm.nip90 import Withdrawal, make_account_answer, make_receipt, next_second
-from dvm.nip90.account_answers import Status, WithdrawalState
-from dvm.nostr.encryption import EncryptError, Scheme
+from dvm.nip90 import next_second
 from dvm.nostr.event import Event
 
 log = logging.getLogger(__name__)
@@ -146,7 +145,7 @@ class Payouts:
         mine = sum(each.payout.customer == payout.customer for each in self._open.values())
         if mine >= OPEN_PER_CUSTOMER:
             raise PayoutRefused("too-many-withdrawals", f"{mine} of your withdrawals are under way: wait for one")
-        said = self._answer(payout, "processing", state="reserved")
+        said = answer(self._shop, payout)
         reserved = asyncio.ensure_future(
             self._shop.store.reserve(payout, day_limit=self._shop.settings.payout_day_msat, publications=said)
         )
@@ -180,8 +179,8 @@ class Payouts:
 
     def repeat(self, payout: Payout) -> None:
         """Say once more how a withdrawal stands."""
-        if (event := self._said(payout)) is not None:
-            self._outbox.send_unstored(event, payout.relays)
+        for said in answer(self._shop, payout):
+            self._outbox.send_unstored(Event.from_json(said.payload), payout.relays)
 
     def unresolved(self) -> list[Payout]:
         """What is reserved."""
@@ -325,10 +324,9 @@ class Payouts:
     async def _charge(self, entry: _Open, payout: Payout, fee_msat: int) -> bool:
         shop = self._shop
         now = next_second(shop.now(), payout.created_at)
-        charged = min(fee_msat, payout.fee_limit_msat)
-        said = self._answer(payout, "success", state="paid", fee_msat=charged)
+        said = answer(shop, replace(payout, state=PayoutState.PAID, fee_msat=fee_msat))
         made: list[Publication] = []
-        maker = None if payout.customer is None else self._receipt_maker(payout, payout.customer, now, made)
+        maker = receipt_maker(shop, payout, now, made)
         if entry.doubt is None:
             entry.doubt = shop.now()  # should the database fail now: it was sent
         if await shop.store.paid_out(payout.id, fee_msat, maker, said, now):
@@ -342,71 +340,12 @@ class Payouts:
         return True
 
     async def _return(self, payout: Payout, why: PayoutRefused) -> bool:
-        said = self._answer(payout, "error", state="failed", code=why.code, text=why.text)
+        said = answer(self._shop, replace(payout, state=PayoutState.FAILED, reason=str(why)))
         now = next_second(self._shop.now(), payout.created_at)
         if await self._shop.store.not_paid_out(payout.id, str(why), said, now):
             log.info("not paid out", extra=_facts(payout) | {"reason": str(why)})
             self._outbox.send(said)
         return True
-
-    def _receipt_maker(self, payout: Payout, customer: str, now: int, made: list[Publication]) -> ReceiptMaker:
-        def make(link: Link) -> Publication:
-            keys, scheme = self._shop.keys, _scheme(payout)
-            event = make_receipt(keys, customer, link, now, d=self._shop.announcement, scheme=scheme)
-            made.append(publication(event, "receipt", payout.relays))
-            return made[-1]
-
-        return make
-
-    # --- what is said ----------------------------------------------------------------------------------
-
-    def _said(self, payout: Payout) -> Event | None:
-        match payout.state:
-            case PayoutState.RESERVED:
-                return self._event(payout, "processing", state="reserved")
-            case PayoutState.PAID:
-                fee = min(payout.fee_msat, payout.fee_limit_msat)
-                return self._event(payout, "success", state="paid", fee_msat=fee)
-            case _:
-                code, _, text = (payout.reason or "failed").partition(": ")
-                refused = payout.state is PayoutState.REFUSED
-                return self._event(payout, "error", state="refused" if refused else "failed", code=code, text=text)
-
-    def _answer(
-        self,
-        payout: Payout,
-        status: Status,
-        *,
-        state: WithdrawalState,
-        fee_msat: int = 0,
-        code: str = "",
-        text: str = "",
-    ) -> tuple[Publication, ...]:
-        """The answer as a publication; none for the operator, and none that cannot be encrypted."""
-        event = self._event(payout, status, state=state, fee_msat=fee_msat, code=code, text=text)
-        return () if event is None else (publication(event, f"withdrawal-{state}", payout.relays),)
-
-    def _event(
-        self,
-        payout: Payout,
-        status: Status,
-        *,
-        state: WithdrawalState,
-        fee_msat: int = 0,
-        code: str = "",
-        text: str = "",
-    ) -> Event | None:
-        if payout.customer is None:
-            return None
-        shop = self._shop
-        to = (payout.id, payout.customer, _scheme(payout))
-        withdrawal = Withdrawal(payout.id, state, payout.msat, fee_msat, payout.payment_hash)
-        at = shop.now() if state in ("reserved", "refused") else next_second(shop.now(), payout.created_at)
-        try:
-            return make_account_answer(shop.keys, to, at, status=status, code=code, text=text, withdrawal=withdrawal)
-        except EncryptError:  # nothing leaves in clear instead
-            log.warning("an answer about a withdrawal cannot be encrypted and is not sent", extra=_facts(payout))
-            return None
 
     async def _needs(self, payout: Payout) -> str:
         balance = await self._shop.store.balance(payout.customer or "")
@@ -414,10 +353,6 @@ class Payouts:
             f"your balance is {balance.available} msat, and {payout.msat} msat with a fee of at most "
             f"{payout.fee_limit_msat} msat were to be paid"
         )
-
-
-def _scheme(payout: Payout) -> Scheme:
-    return "nip04" if payout.scheme == "nip04" else "nip44"
 
 
 def _refusal(following: Step) -> PayoutRefused:

@@ -37,7 +37,7 @@ async def first_life(desk: Cashier, payout: Payout, crash: Crash) -> bool:
 
 async def lived(desk: Cashier, payout: Payout, crash: Crash) -> bool:
     """Whether it died; otherwise the payout has ended, or nothing more happens without time passing."""
-    for _ in range(60):
+    for _ in range(40):
         if crash.happened.is_set():
             return True
         row = await desk.store.payout(payout.id)
@@ -55,7 +55,7 @@ async def brought_to_an_end(desk: Cashier, payout: Payout) -> Payout | None:
     """
     if await desk.store.payout(payout.id) is None:
         return None
-    for minute in range(400):
+    for minute in range(300):
         row = await desk.row(payout)
         if row.state is not PayoutState.RESERVED and not desk.payouts.unresolved():
             return row
@@ -63,9 +63,9 @@ async def brought_to_an_end(desk: Cashier, payout: Payout) -> Payout | None:
         if minute == 0:
             desk.purse.acts.clear()
             desk.purse.deliver()
-        if minute == 150:
+        if minute == 75:
             desk.purse.arrive()
-        await asyncio.sleep(0.004)
+        await asyncio.sleep(0.002)
     raise AssertionError("it blocks for ever")
 
 
@@ -121,7 +121,7 @@ async def test_a_crash_at_every_step(tmp_path: Path, acts: list[str]) -> None:
     # A wallet that does not know is asked again and again: there is always one more step.
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     acts=st.lists(st.sampled_from(ACTS), max_size=5),
     crashes=st.lists(st.integers(0, 10), max_size=3),

@@ -11,6 +11,7 @@ import pytest
 
 from dvm.jobs import payouts
 from dvm.jobs.payees import PayoutRefused
+from dvm.jobs.payout_answers import answer
 from dvm.ledger import PayoutState
 from dvm.lightning.base import WalletError
 from dvm.nip90 import parse_receipt, verify_chain
@@ -295,81 +296,6 @@ async def test_a_wallet_that_cannot_pay_is_told(tmp_path: Path) -> None:
             await desk.payouts.wallet_info()
 
 
-# --- the operator's own ------------------------------------------------------------------------------------
-
-
-async def earn(desk: Cashier, msat: int) -> None:
-    """Revenue without a job, in balanced books: what no audit of jobs could tell from the real thing."""
-    await desk.store.close()
-    import sqlite3
-
-    db = sqlite3.connect(desk.data / "dvm.db", isolation_level=None)
-    db.execute("UPDATE accounts SET msat = msat + ? WHERE name = 'revenue'", (msat,))
-    db.execute("UPDATE accounts SET msat = msat - ? WHERE name = 'wallet'", (msat,))
-    db.close()
-
-
-async def earning(data: Path, balance: int | None) -> Cashier:
-    """A shop that has earned 300 sat beside its customer's 1000, with that balance in its wallet."""
-    desk = Cashier(data)
-    await desk.open(run=False)
-    await desk.fund()
-    await earn(desk, 300_000)
-    desk.purse.balance = balance
-    await desk.open()
-    return desk
-
-
-async def test_what_another_process_reserved_is_taken_up_and_paid(tmp_path: Path) -> None:
-    desk = await earning(tmp_path, None)
-    payout = desk.asked(200_000, customer=None)
-    other = Cashier(tmp_path)
-    await other.open(run=False)
-    assert await other.store.reserve(payout, day_limit=0)
-    assert (await desk.ended(payout)).state is PayoutState.PAID
-    assert (await desk.store.accounts())["revenue"] == 300_000 - 200_100
-    assert desk.relays.events == [], "the operator is told by the command, not on relays"
-    await other.store.close()
-    await desk.close()
-
-
-@pytest.mark.parametrize(("balance", "state"), [(1_205_000, PayoutState.PAID), (1_204_999, PayoutState.FAILED)])
-async def test_the_operators_payment_leaves_what_customers_are_owed(
-    tmp_path: Path, balance: int, state: PayoutState
-) -> None:
-    desk = await earning(tmp_path, balance)
-    payout = desk.asked(200_000, customer=None, fee=5_000)
-    assert await desk.store.reserve(payout, day_limit=0)
-    row = await desk.ended(payout)
-    assert row.state is state
-    if state is PayoutState.FAILED:
-        assert (row.reason or "").startswith("owed: ")
-        assert desk.purse.asked == []
-    await desk.close()
-
-
-async def test_an_operators_invoice_of_another_network_is_not_paid(tmp_path: Path) -> None:
-    desk = await earning(tmp_path, None)
-    text = desk.asked(200_000, customer=None, network="mainnet")
-    assert await desk.store.reserve(text, day_limit=0)
-    row = await desk.ended(text)
-    assert (row.state, desk.purse.asked) == (PayoutState.FAILED, [])
-    await desk.close()
-
-
-async def test_an_operators_payment_waits_for_a_wallet_that_is_away(tmp_path: Path) -> None:
-    desk = await earning(tmp_path, None)
-    desk.purse.error = WalletError("unreachable", "away")
-    payout = desk.asked(200_000, customer=None)
-    assert await desk.store.reserve(payout, day_limit=0)
-    await until(lambda: desk.payouts.unresolved())
-    await asyncio.sleep(0.03)
-    assert (await desk.row(payout)).state is PayoutState.RESERVED
-    desk.purse.error = None
-    assert (await desk.ended(payout)).state is PayoutState.PAID
-    await desk.close()
-
-
 # --- restarts ----------------------------------------------------------------------------------------------
 
 
@@ -408,4 +334,4 @@ async def test_an_encrypted_answer_or_none(tmp_path: Path) -> None:
     async with cashier(tmp_path, funded=0) as desk:
         nobody = "ff" * 32  # no point of the curve: nothing can be encrypted to it
         payout = desk.asked(customer=nobody)
-        assert desk.payouts._answer(payout, "processing", state="reserved") == ()
+        assert answer(desk.shop, payout) == ()
