@@ -16,8 +16,8 @@ from dvm.lightning.bolt11 import decode
 from dvm.lightning.cln import ClnWallet, Options
 from dvm.lightning.registry import Setup, make_wallet
 from tests.lightning.contract import Bench, WalletContract
-from tests.standins.cln import FULL, NO_PAY, READ_ONLY, ClnNode, loopback
-from tests.standins.loopback import Loopback
+from tests.standins.cln import FULL, NO_PAY, READ_ONLY, ClnNode, Failed, loopback
+from tests.standins.loopback import Loopback, own_certificate
 
 QUICK = Options(timeout=5.0, wait=5, retry_for=1, pay_timeout=5.0, backoff=0.01, max_backoff=0.05)
 
@@ -172,6 +172,54 @@ async def test_a_rune_that_may_not_pay_sells(tmp_path: Path) -> None:
         with pytest.raises(WalletError, match="restricted"):
             await wallet.pay(bolt11, fee_limit_msat=1_000)
         assert not (await wallet.payment(decode(bolt11).payment_hash)).known
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code", "says"),
+    [
+        (401, {"code": 1503, "message": "Not authorized: Blacklisted rune"}, "unauthorized", "Blacklisted rune"),
+        (401, {"code": 1502, "message": "Not permitted: too soon"}, "rate_limited", "rate is used up"),
+        (403, {"error": {"code": 1501, "message": "Not authorized: Missing rune"}}, "unauthorized", "Missing rune"),
+        (403, None, "unauthorized", "the rune is refused"),
+        (404, None, "not_found", "is wallet.url the address of clnrest"),
+        (404, {"code": -32601, "message": "Unknown command 'wait'"}, "unsupported", "23.08 or newer"),
+        (500, {"code": -5, "message": "lightningd is shutting down"}, "unreachable", "shutting down"),
+        (500, {"code": None, "message": "connection refused"}, "unreachable", "no word of lightningd's"),
+        (500, {"code": -32602, "message": "missing required parameter"}, "failed", "missing required parameter"),
+    ],
+)
+async def test_each_refusal_says_what_is_wrong(tmp_path: Path, status: int, body: object, code: str, says: str) -> None:
+    async with running(tmp_path) as (wallet, node, _):
+
+        async def refusing(name: str, params: object) -> dict[str, object]:
+            failed = Failed(0, "", status)
+            failed.body = body  # type: ignore[assignment]
+            raise failed
+
+        node.command = refusing  # type: ignore[method-assign]
+        with pytest.raises(WalletError) as refused:
+            await wallet.info()
+        assert (refused.value.code, says in str(refused.value)) == (code, True), str(refused.value)
+
+
+async def test_a_node_that_has_too_little_says_so(tmp_path: Path) -> None:
+    async with running(tmp_path, ClnNode(spendable=4_000)) as (wallet, node, _):
+        with pytest.raises(WalletError, match="insufficient: pay: Insufficient funds"):
+            await wallet.pay(node.customer_invoice(5_000), fee_limit_msat=1_000)
+
+
+async def test_its_own_certificate_is_trusted_if_it_is_named_and_only_then(tmp_path: Path) -> None:
+    certificate, key = own_certificate(tmp_path)
+    server = loopback(ClnNode(), ssl_certfile=str(certificate), ssl_keyfile=str(key))
+    await server.start()
+    trusting = ClnWallet(server.url, FULL, tmp_path, tls_cert=certificate, options=QUICK)
+    assert (await trusting.info()).network == "regtest"
+    wary = ClnWallet(server.url, FULL, tmp_path, options=QUICK)
+    with pytest.raises(WalletError, match=r"cannot be verified: set wallet\.tls_cert_file .*ca\.pem of clnrest"):
+        await wary.info()
+    for wallet in (trusting, wary):
+        await wallet.close()
+    await server.stop()
 
 
 async def test_another_network_is_refused(tmp_path: Path) -> None:

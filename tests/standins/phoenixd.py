@@ -40,7 +40,7 @@ class Said(Exception):
 class Phoenixd:
     """Knobs: `paying` is what payinvoice does: "ok", "refused" (no attempt), "failed" (an attempt), "stuck"
     (under way, no answer). `liquidity`: msat that the next payment in costs. `push`: "once", "twice", "lost".
-    `without`: paths that it does not have."""
+    `without`: paths that it does not have. `on_chain`: hashes as if of payments that are not Lightning's."""
 
     now: Callable[[], float] = time.time
     chain: str = "regtest"
@@ -50,6 +50,7 @@ class Phoenixd:
     without: frozenset[str] = frozenset()
     balance: int = 1_000_000_000
     id: str = "02" + "ab" * 32
+    on_chain: set[str] = field(default_factory=set)
     key: PrivateKey = field(default_factory=PrivateKey)
     incoming: dict[str, Entry] = field(default_factory=dict)
     outgoing: list[Entry] = field(default_factory=list)
@@ -192,7 +193,9 @@ class Phoenixd:
         paid = [each for each in self.incoming.values() if each["isPaid"] and begin <= each["completedAt"] <= end]
         paid.sort(key=lambda each: -each["completedAt"])
         offset = int(asked.get("offset", 0))
-        return [self._told(each) for each in paid[offset : offset + int(asked.get("limit", 20))]]
+        page = paid[offset : offset + int(asked.get("limit", 20))]
+        # Counted in the page, and left out of it.
+        return [self._told(each) for each in page if each["paymentHash"] not in self.on_chain]
 
     async def _pay(self, asked: dict[str, str]) -> Entry:
         try:
