@@ -178,6 +178,17 @@ async def test_a_promise_for_a_job_that_ended_is_refused(store: SqliteStore) -> 
     assert await store.promises() == [(invoice, JobState.CANCELLED)]
 
 
+async def test_a_promise_that_was_cancelled_before_we_heard_of_it_pays_nothing(store: SqliteStore) -> None:
+    """Two answers of the wallet that overtake each other."""
+    invoice = await offered(store, 1, 10_000)
+    await store.cancelled_hold(invoice.payment_hash, NOW)
+    accepted = await store.accept(invoice.payment_hash, 10_000)
+    assert accepted is not None
+    assert not accepted.paid
+    assert invoice.job is not None
+    assert await state_of(store, invoice.job) is JobState.QUOTED
+
+
 async def test_only_a_hold_invoice_that_is_ours_is_accepted(store: SqliteStore) -> None:
     ordinary = zap(1, 1_000)
     await store.expect(ordinary)
