@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 AT_ONCE = 64  # payments that the wallet is asked about at the same time
 OPEN_PER_CUSTOMER = 8  # unresolved withdrawals: whoever never lets his own be settled occupies few of those places
 PICK_UP_SECONDS = 3.0
+ALL = 1 << 62  # one that `load` had left out would seem to be new, and never to have been sent
 MAX_PAUSE = 300.0  # seconds between two looks at a payment that is long under way
 INFO_SECONDS = 60.0  # what the wallet can do is asked this rarely
 LONG_SECONDS = 3600  # a withdrawal that is open for longer is told to the operator
@@ -76,7 +77,7 @@ class Payouts:
 
     async def load(self) -> None:
         """Take up, after a start, all that is reserved: it may have been sent."""
-        for payout in await self._shop.store.payouts((PayoutState.RESERVED,)):
+        for payout in await self._shop.store.payouts((PayoutState.RESERVED,), ALL):
             self._take(payout, self._shop.now())
 
     async def run(self) -> None:
@@ -94,7 +95,7 @@ class Payouts:
     async def pick_up(self) -> None:
         """Take up what another process has reserved."""
         try:
-            reserved = await self._shop.store.payouts((PayoutState.RESERVED,))
+            reserved = await self._shop.store.payouts((PayoutState.RESERVED,), ALL)
         except LedgerError as error:
             log.error("the payouts cannot be read", extra={"error": str(error)})
             return
