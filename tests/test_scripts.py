@@ -126,6 +126,24 @@ def test_without_a_usable_python_setup_says_what_to_install(checkout: Path, bare
     assert "sudo apt install python3 python3-venv" in done.stderr
 
 
+def test_lnbits_needs_a_python_that_it_runs_on(checkout: Path, bare_path: Path, tmp_path: Path) -> None:
+    newer = bare_path / "python3"  # one that fails whatever needs a Python before 3.13, and nothing else
+    newer.write_text('#!/bin/sh\ncase "$*" in *"< (3, 13)"*) exit 1 ;; esac\n')
+    newer.chmod(0o755)
+    done = run([checkout / "scripts/setup", "lnbits"], environment(tmp_path, str(bare_path)) | {"DVM_PYTHON": ""})
+    assert (done.returncode, done.stderr) == (1, "setup: LNbits needs a Python 3.11 or 3.12; name one in DVM_PYTHON\n")
+    assert run([checkout / "scripts/setup"], environment(tmp_path, str(bare_path)) | {"DVM_PYTHON": ""}).returncode == 0
+
+
+def test_lnbits_lives_apart(checkout: Path, tmp_path: Path) -> None:
+    done = run([checkout / "scripts/setup", "lnbits"], environment(tmp_path))
+    assert done.returncode != 0, "there is no network here"
+    assert "lnbits==" in done.stderr
+    assert (checkout / ".venv-lnbits/bin/python").exists()
+    assert not (checkout / ".venv").exists()
+    assert not list((checkout / ".venv-lnbits").glob(".dvm-*"))
+
+
 def test_an_unknown_purpose_is_a_usage_error(checkout: Path, tmp_path: Path) -> None:
     done = run([checkout / "scripts/setup", "everything"], environment(tmp_path))
     assert (done.returncode, done.stderr) == (2, "setup: usage: scripts/setup [run|demo|test|lnbits]\n")

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from dvm.secrets import WALLET_SECRETS
 from tests.commands.running import Runner
 
-_SECRETS = ("DVM_NSEC", "DVM_NWC_URI", "GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_GEMINI_BASE_URL")
+_SECRETS = ("DVM_NSEC", *WALLET_SECRETS.values(), "GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_GEMINI_BASE_URL")
 
 
 @pytest.fixture(autouse=True)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +12,11 @@ from coincurve import PrivateKey
 
 from dvm.lightning.base import InvoiceState, WalletError
 from dvm.lightning.bolt11 import decode, encode
-from dvm.lightning.lnbits import LnbitsWallet, Options
 from dvm.lightning.registry import Setup, make_wallet
 from tests.lightning.contract import Bench, WalletContract
+from tests.lightning.lnbits_place import IMPATIENT, PAYMENTS, Place, place
 from tests.standins.lnbits_api import ADMIN, INVOICE, LnbitsNode, loopback
-from tests.standins.loopback import Fault, Loopback
+from tests.standins.loopback import Fault
 from tests.standins.waiting import until
 
 SETTLED, PENDING, FAILED, UNKNOWN = (
@@ -29,43 +25,8 @@ SETTLED, PENDING, FAILED, UNKNOWN = (
     InvoiceState.FAILED,
     InvoiceState.UNKNOWN,
 )
-QUICK = Options(poll=0.02, backoff=0.01, max_backoff=0.02, pay_timeout=5.0, page=3, lookups=2)
-IMPATIENT = Options(poll=0.02, backoff=0.01, max_backoff=0.02, pay_timeout=0.3, page=3, lookups=2)
-PAYMENTS = "/api/v1/payments"
 BEFORE: tuple[Fault, ...] = ("hang", "cut", "500", "502", "html", "text")
 AFTER: tuple[Fault, ...] = ("done-hang", "done-cut", "done-500", "done-html")
-
-
-@dataclass
-class Place:
-    node: LnbitsNode
-    server: Loopback
-    wallet: LnbitsWallet
-
-    async def job(self, msat: int = 21_000) -> str:
-        """The payment hash of a new invoice."""
-        return (await self.wallet.create_invoice(msat, description="a job", expiry=600)).payment_hash
-
-    async def found(self, payment_hash: str, since: float | None = None) -> InvoiceState:
-        """What the sweep says of it."""
-        begin = int(time.time() if since is None else since)
-        return (await self.wallet.lookup_many([payment_hash], begin))[payment_hash].state
-
-
-@asynccontextmanager
-async def place(
-    data: Path, options: Options = QUICK, *, key: str = ADMIN, timeout: float = 5.0
-) -> AsyncIterator[Place]:
-    node = LnbitsNode()
-    server = loopback(node)
-    await server.start()
-    wallet = LnbitsWallet(server.url, key, data, timeout=timeout, options=options)
-    await wallet.start()
-    try:
-        yield Place(node, server, wallet)
-    finally:
-        await wallet.close()
-        await server.stop()
 
 
 @pytest.fixture
@@ -169,6 +130,17 @@ async def test_settled_while_it_says_unknown(here: Place) -> None:
     assert await here.found(payment_hash) is SETTLED
 
 
+async def test_another_payment_than_the_one_asked_about_proves_nothing(here: Place) -> None:
+    paid, unpaid = await here.job(), await here.job()
+    await here.node.customer_pays(paid)
+    here.node.swapped[unpaid] = paid
+    assert (await here.wallet.lookup(unpaid)).state is PENDING, "the list has the right one"
+    out = here.node.customer_invoice(5_000)
+    await here.wallet.pay(out, fee_limit_msat=5_000)
+    here.node.swapped[paid] = decode(out).payment_hash
+    assert (await here.wallet.payment(paid)).state is UNKNOWN
+
+
 Change = Callable[[dict[str, Any]], object]
 
 
@@ -195,137 +167,6 @@ async def test_an_invoice_that_is_not_the_one_asked_for_is_refused(here: Place, 
     here.node.alter = change
     with pytest.raises(WalletError, match="untrustworthy"):
         await here.job()
-
-
-async def test_rows_that_are_none_hide_nothing_and_prove_nothing(here: Place) -> None:
-    paid, unpaid = await here.job(), await here.job()
-    await here.node.customer_pays(paid)
-    now = datetime.now(UTC).isoformat()
-    good = {"payment_hash": unpaid, "amount": 21_000, "status": "success", "updated_at": now, "fee": 0}
-    topped_up = {"payment_hash": "internal_top-up", "amount": 5, "status": "success", "updated_at": now, "fee": 0}
-    here.node.payments.append(topped_up)
-    assert (await here.found(paid), await here.found(unpaid)) == (SETTLED, PENDING)
-    for wrong in ({"amount": True}, {"amount": 10**30}, {"amount": 0.5}, {"amount": -21_000}):
-        here.node.payments.append(good | wrong)
-        found = await here.wallet.lookup_many([paid, unpaid], int(time.time()))
-        assert found[paid].state is SETTLED
-        assert found[unpaid].state is not SETTLED
-        here.node.payments.pop()
-
-
-# --- hints ---------------------------------------------------------------------------------------------
-
-
-async def test_a_push_that_lies_or_comes_twice_proves_nothing(here: Place) -> None:
-    hints = here.wallet.settlements()
-    await until(lambda: here.node.listeners)
-    paid, unpaid = await here.job(), await here.job()
-    for nonsense in ("", "{", "[]", "null", "5", '{"payment": 5}', '{"payment": {"payment_hash": "../../wallet"}}'):
-        await here.node.tell(nonsense)
-    await here.node.tell({"payment": {"payment_hash": unpaid, "status": "success", "amount": 21_000}})
-    assert await anext(hints) == unpaid
-    assert (await here.wallet.lookup(unpaid)).state is PENDING
-    await here.node.customer_pays(paid, times=2)
-    assert [await anext(hints), await anext(hints)] == [paid, paid]
-    assert (await here.wallet.lookup(paid)).msat == 21_000
-
-
-async def test_what_a_lost_push_would_have_told_is_found_by_the_sweep_and_after_a_reconnection(here: Place) -> None:
-    hints = here.wallet.settlements()
-    await until(lambda: here.node.listeners)
-    here.node.push = "lost"
-    payment_hash = await here.job()
-    await here.node.customer_pays(payment_hash)
-    assert await here.found(payment_hash) is SETTLED
-    await here.node.tell("x" * (1 << 20))  # more than is read: it hangs up, and comes back
-    assert await anext(hints) == payment_hash
-
-
-async def test_without_a_websocket_it_asks_every_few_seconds(here: Place) -> None:
-    here.node.push = "none"
-    assert not (await here.wallet.info()).capabilities.push
-    hints = here.wallet.settlements()
-    payment_hash = await here.job()
-    await here.node.customer_pays(payment_hash)
-    async with asyncio.timeout(10):
-        assert await anext(hints) == payment_hash
-
-
-async def test_what_settled_while_away_is_told_after_the_next_start(tmp_path: Path) -> None:
-    async with place(tmp_path) as here:
-        here.wallet.settlements()
-        await until(lambda: (tmp_path / "wallet-lnbits.json").exists() or here.node.listeners)
-        known = await here.job()
-        await here.node.customer_pays(known)
-        assert await here.found(known) is SETTLED
-        later = await here.job()
-        await here.wallet.close()
-        await here.node.customer_pays(later)
-        again = LnbitsWallet(here.server.url, ADMIN, tmp_path, options=QUICK)
-        await again.start()
-        hints = again.settlements()
-        try:
-            async with asyncio.timeout(10):
-                while await anext(hints) != later:
-                    pass
-        finally:
-            await again.close()
-
-
-# --- clocks, and what a sweep costs ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("off", [-7_200, -300, 300, 7_200])
-async def test_a_clock_that_is_wrong_or_set_right_hides_no_payment(here: Place, off: int) -> None:
-    here.node.now = lambda: time.time() + off
-    began = time.time()
-    first = await here.wallet.create_invoice(1_000, description="a job", expiry=86_400)
-    second = await here.wallet.create_invoice(1_000, description="a job", expiry=86_400)
-    assert await here.found(first.payment_hash, began) is PENDING
-    await here.node.customer_pays(first.payment_hash)
-    assert await here.found(first.payment_hash, began) is SETTLED
-    assert await here.found(second.payment_hash, began) is PENDING
-    here.node.now = time.time
-    await here.node.customer_pays(second.payment_hash)
-    assert await here.found(second.payment_hash, began) is SETTLED
-
-
-async def test_a_sweep_reads_what_is_new_whatever_is_open_and_whatever_was_paid_before(here: Place) -> None:
-    clock = [time.time() - 50_000]
-    here.node.now = lambda: clock[0]
-    since = int(clock[0])
-    for _ in range(30):
-        clock[0] += 1_000
-        await here.node.customer_pays(
-            (await here.wallet.create_invoice(1_000, description="", expiry=90_000)).payment_hash
-        )
-    open_ones = [
-        (await here.wallet.create_invoice(1_000, description="", expiry=90_000)).payment_hash for _ in range(20)
-    ]
-    path = f"{PAYMENTS}/paginated"
-    here.server.calls.clear()
-    await here.wallet.lookup_many(open_ones, since)
-    assert here.server.calls[path] == 10, "all pages, once"
-    clock[0] += 1_000
-    await here.node.customer_pays(open_ones[5])
-    new = await here.wallet.create_invoice(1_000, description="", expiry=90_000)
-    more = [*open_ones, new.payment_hash]
-    here.server.calls.clear()
-    found = await here.wallet.lookup_many(more, since)
-    assert [each for each in more if found[each].state is SETTLED] == [open_ones[5]]
-    assert here.server.calls[path] == 1
-    assert sum(here.server.calls.values()) == 3, "and two single ones, which go round"
-
-
-async def test_each_open_invoice_has_its_turn_to_be_asked_about(here: Place) -> None:
-    """LNbits learns from its node that one was paid when it is asked about it, if it missed it before."""
-    open_ones = [await here.job() for _ in range(5)]
-    asked: set[str] = set()
-    for _ in range(3):
-        here.server.calls.clear()
-        await here.wallet.lookup_many(open_ones, int(time.time()))
-        asked |= {path.removeprefix(f"{PAYMENTS}/") for path in here.server.calls}
-    assert asked >= set(open_ones)
 
 
 # --- the key ---------------------------------------------------------------------------------------------
@@ -356,6 +197,14 @@ async def test_no_key_reaches_a_log_an_error_or_another_server(
     kept = [file.read_text() for file in tmp_path.iterdir()]
     for key in (ADMIN, INVOICE):
         assert key not in "\n".join([caplog.text, *texts, *kept])
+
+
+@pytest.mark.parametrize("inkey", [ADMIN, None, "", "5"])
+async def test_without_an_invoice_key_there_is_no_websocket(tmp_path: Path, inkey: str | None) -> None:
+    async with place(tmp_path) as here:
+        here.node.inkey = inkey
+        assert not (await here.wallet.info()).capabilities.push
+        assert not [path for path in here.server.calls if "/ws/" in path]
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,8 @@ Paying = Literal["ok", "pending", "failed", "refused", "another"]
 class LnbitsNode:
     """Knobs: `now` is its clock; `paying` what becomes of a payment ("refused": before it is written down,
     "another": it answers with one that nobody asked for); `alter` changes an answer to what was asked by POST;
-    `statuses` are what it calls payments, whatever they are; `push`: "lost" ones are not told, "none" is no
+    `statuses` are what it calls payments, whatever they are, `swapped` those in whose place it tells of others;
+    `inkey` is what it says is the invoice key; `push`: "lost" ones are not told, "none" is no
     websocket at all, an address is one that it sends elsewhere."""
 
     now: Callable[[], float] = time.time
@@ -45,7 +46,9 @@ class LnbitsNode:
     push: str = "on"
     old: bool = False  # without the fee reserve
     alter: Callable[[Entry], object] = lambda told: told
+    inkey: str | None = INVOICE
     statuses: dict[str, str] = field(default_factory=dict)
+    swapped: dict[str, str] = field(default_factory=dict)
     payments: list[Entry] = field(default_factory=list)
     payees: dict[str, str] = field(default_factory=dict)  # customers' payment hash → preimage
     listeners: list[WebSocket] = field(default_factory=list)
@@ -93,7 +96,7 @@ class LnbitsNode:
         if key not in (ADMIN, INVOICE):
             return _error(404, "Wallet not found.")
         if request.method == "PATCH":
-            keys = {"adminkey": ADMIN, "inkey": INVOICE}
+            keys = {"adminkey": ADMIN, "inkey": self.inkey}
             return JSONResponse({"id": "w", "name": "SHOP\u0007"} | keys) if key == ADMIN else _error(403, "Invalid")
         told = {"name": "SHOP\u0007", "balance": self.balance_msat}
         return JSONResponse(told | ({"id": "w"} if key == ADMIN else {}))
@@ -124,6 +127,8 @@ class LnbitsNode:
         )
         if not found:
             return _error(404, "Payment does not exist.")
+        other = self.swapped.get(payment_hash, payment_hash)
+        found = [each for each in self.payments if each["payment_hash"] == other] if other != payment_hash else found
         entry = self._told(found[0])
         told: Entry = {"paid": found[0]["status"] == "success", "status": entry["status"]}
         ours = request.headers.get("x-api-key") in (ADMIN, INVOICE)
