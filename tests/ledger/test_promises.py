@@ -64,6 +64,9 @@ async def test_a_promise_that_is_told_again_still_pays(store: SqliteStore) -> No
 async def test_an_answer_is_kept_back_until_the_promise_is_settled(store: SqliteStore) -> None:
     new, invoice = await settling(store, 1, 10_000, cost=4_000)
     assert await store.finished(new.id) == answer(new, 4_000)
+    waiting = await store.job(new.id)
+    assert waiting is not None
+    assert (waiting.state, waiting.lease_until) == (JobState.SETTLING, None)
     assert [each.role for each in await store.outbox(9)] == ["quote"]
     assert await store.promises() == [(invoice, JobState.SETTLING)]
     assert await store.settle(new.id, 10_000, receipt_for("alice"), NOW) == Posting(4_000, 6_000)
@@ -236,6 +239,15 @@ async def test_a_settlement_that_comes_before_its_answer_stands_behind_the_job(s
         await post(store, new, 4_000)
     assert await store.balance("alice") == Balance(7_000, 0)
     assert [(e.paid, e.cost) for e in await store.statement("alice")] == [(11_000, 4_000)]
+
+
+async def test_what_is_settled_cannot_be_cancelled_any_more(store: SqliteStore) -> None:
+    new, invoice = await promised(store, 1, 10_000)
+    await store.claim(new.id, NOW + 60, NOW)
+    await store.deposit(invoice.payment_hash, 10_000, NOW, receipt_for("alice"))
+    await store.cancelled_hold(invoice.payment_hash, NOW)  # whatever the wallet says afterwards
+    await store.finish(new.id, answer(new, 4_000), NOW)
+    assert await store.settle(new.id, 10_000, receipt_for("alice"), NOW) == Posting(4_000, 6_000)
 
 
 async def test_a_settlement_after_the_job_was_voided_is_the_customers(store: SqliteStore) -> None:
