@@ -106,6 +106,10 @@ class Lnbits:
     async def pay(self, wallet: Keys, bolt11: str) -> dict[str, Any]:
         return await self.post("/api/v1/payments", {"out": True, "bolt11": bolt11}, wallet.admin)
 
+    async def get(self, path: str, key: str) -> dict[str, Any]:
+        async with httpx.AsyncClient(base_url=self.url, timeout=30) as client:
+            return _json(await client.get(path, headers={"X-Api-Key": key}))
+
     async def post(self, path: str, body: dict[str, Any], key: str) -> dict[str, Any]:
         async with httpx.AsyncClient(base_url=self.url, timeout=30) as client:
             return _json(await client.post(path, json=body, headers={"X-Api-Key": key}))

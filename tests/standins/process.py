@@ -18,11 +18,18 @@ LINE = 16 << 20  # bytes: a traceback or an event in one line of a log
 
 
 class Process:
-    """A Python module as a process. `lines` is everything that it wrote, stdout and stderr, in their order."""
+    """A program, Python by default, as a process. `lines` is everything that it wrote, stdout and stderr, in
+    their order."""
 
-    def __init__(self, arguments: Sequence[str], env: Mapping[str, str] = {}, cwd: Path | None = None) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        env: Mapping[str, str] = {},
+        cwd: Path | None = None,
+        program: str = sys.executable,
+    ) -> None:
         self.lines: list[str] = []
-        self._arguments = [sys.executable, *arguments]
+        self._arguments = [program, *arguments]
         self._env = {**environment(), **env}
         self._cwd = cwd
         self._process: asyncio.subprocess.Process | None = None
