@@ -22,7 +22,7 @@ from tests.standins.lnd import LndStandin, bake, lnd_standin
 from tests.standins.lnd_books import CLTV
 from tests.standins.waiting import until
 
-QUICK = Pace(silence=5.0, backoff=0.02, longest=0.1, poll=0.05)
+QUICK = Pace(silence=60.0, backoff=0.02, longest=0.1, poll=0.05)
 
 
 @pytest.fixture
@@ -183,9 +183,9 @@ async def test_an_expired_invoice_has_failed_once_lnd_has_cancelled_it(wallet: L
 
 async def test_ten_thousand_open_quotes_cost_as_many_calls_as_ten(wallet: LndWallet, node: LndStandin) -> None:
     """money.md 28."""
+    first = node.books.fake(5_000)
+    await node.books.receive_for(first)  # from the first settlement on, the stream asks for nothing else
     hints = wallet.settlements()
-    first = await wallet.create_invoice(21_000, description="a job", expiry=600)
-    await node.books.receive(first.bolt11)
     assert await anext(hints) == first.payment_hash
     await until(lambda: node.server.streams == 1)
 
@@ -207,14 +207,31 @@ async def test_what_settled_long_ago_is_found_among_ten_thousand_without_a_push(
     wallet: LndWallet, node: LndStandin
 ) -> None:
     """money.md 8: the push got lost."""
+    await node.books.receive_for(node.books.fake(5_000))
+    hints = wallet.settlements()
+    await anext(hints)
+    await until(lambda: node.books.listeners)
     node.books.drop_pushes = True
-    wallet.settlements()
-    quotes = [node.books.fake(5_000) for _ in range(5_000)]
+    quotes = [node.books.fake(5_000) for _ in range(3_500)]
     asked = [quote.payment_hash for quote in quotes]
     await wallet.lookup_many(asked, quotes[0].created_at)
     await node.books.receive_for(quotes[7])
+    assert (await wallet.lookup_many(asked, quotes[0].created_at))[asked[7]].state is PENDING  # not its turn yet
     rounds = [await wallet.lookup_many(asked, quotes[0].created_at) for _ in range(6)]
     assert rounds[-1][asked[7]].state is SETTLED
+
+
+async def test_what_was_pushed_is_looked_at_first_among_thousands(wallet: LndWallet, node: LndStandin) -> None:
+    await node.books.receive_for(node.books.fake(5_000))
+    hints = wallet.settlements()
+    await anext(hints)
+    quotes = [node.books.fake(5_000) for _ in range(2_100)]
+    asked = [quote.payment_hash for quote in quotes]
+    await wallet.lookup_many(asked, quotes[0].created_at)
+    await until(lambda: node.books.listeners)
+    await node.books.receive_for(quotes[7])
+    assert await anext(hints) == asked[7]
+    assert (await wallet.lookup_many(asked, quotes[0].created_at))[asked[7]].state is SETTLED
 
 
 async def test_what_is_settled_or_cancelled_is_asked_about_only_once(wallet: LndWallet, node: LndStandin) -> None:
@@ -229,9 +246,11 @@ async def test_what_is_settled_or_cancelled_is_asked_about_only_once(wallet: Lnd
 
 
 async def test_an_invoice_that_lnd_has_not_got_costs_little(wallet: LndWallet, node: LndStandin) -> None:
-    wallet.settlements()
     for _ in range(2_500):
-        node.books.fake(5_000)
+        await node.books.receive_for(node.books.fake(5_000))
+    hints = wallet.settlements()
+    await anext(hints)
+    await until(lambda: node.calls["/v1/invoices/subscribe"])
     since = int(time.time()) - 60
     await wallet.lookup_many(["ab" * 32], since)
     before = node.calls.total()
@@ -272,12 +291,31 @@ async def test_more_hold_invoices_than_connections_are_all_told_of(
 ) -> None:
     hints = wallet.settlements()
     invoices = [(await hold_invoice(hold_bench))[0] for _ in range(40)]
+    await until(lambda: node.server.streams == 17)  # the settlements', and one for each of the newest
     paying = [asyncio.ensure_future(node.books.receive(each.bolt11)) for each in invoices]
     told: set[str] = set()
     async with asyncio.timeout(20):
         while len(told) < len(invoices):
             told.add(await anext(hints))
-    assert node.server.streams <= 20
     for each in invoices:
         await wallet.cancel_hold(each.payment_hash)
     assert await asyncio.gather(*paying) == [None] * len(invoices)
+
+
+async def test_the_poll_goes_on_to_what_is_behind_its_first_page(
+    node: LndStandin, wallet: LndWallet, hold_bench: HoldBench, tmp_path: Path
+) -> None:
+    invoice, _ = await hold_invoice(hold_bench)
+    await wallet.close()
+    for _ in range(2_100):
+        node.books.fake(5_000)
+    again = wallet_of(node, tmp_path)
+    await again.start()
+    hints = again.settlements()
+    assert (await again.lookup(invoice.payment_hash)).state is PENDING
+    paying = asyncio.ensure_future(node.books.receive(invoice.bolt11))
+    async with asyncio.timeout(20):
+        assert await anext(hints) == invoice.payment_hash
+    await again.cancel_hold(invoice.payment_hash)
+    assert await paying is None
+    await again.close()

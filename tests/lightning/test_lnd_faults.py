@@ -21,7 +21,7 @@ from tests.lightning.hold_contract import HELD, secret
 from tests.standins.lnd import Fault, LndStandin, bake, lnd_standin
 from tests.standins.waiting import until
 
-QUICK = Pace(silence=5.0, backoff=0.02, longest=0.1, poll=0.05)
+QUICK = Pace(silence=60.0, backoff=0.02, longest=0.1, poll=0.05)
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 SEND, TRACK = "/v2/router/send", "/v2/router/track"
 Body = dict[str, Any]
@@ -179,7 +179,7 @@ async def test_a_list_that_is_none_ends(node: LndStandin, wallet: LndWallet, lie
 async def test_a_push_that_lies_is_a_hint_and_no_more(node: LndStandin, wallet: LndWallet) -> None:
     hints = wallet.settlements()
     invoice = await wallet.create_invoice(21_000, description="a job", expiry=600)
-    await until(lambda: node.server.streams == 1)
+    await until(lambda: node.books.listeners)
     told = node.books.find(invoice.payment_hash).json()
     for lie in ({}, {"state": "SETTLED"}, {**told, "r_hash": "x"}, {**told, "state": "SETTLED", "amt_paid_msat": "0"}):
         node.books.push(lie)
@@ -193,7 +193,7 @@ async def test_a_push_that_lies_is_a_hint_and_no_more(node: LndStandin, wallet: 
 async def test_a_push_that_comes_twice_is_told_once(node: LndStandin, wallet: LndWallet) -> None:
     node.books.repeat_pushes = 2
     hints = wallet.settlements()
-    await until(lambda: node.server.streams == 1)
+    await until(lambda: node.books.listeners)
     sold = [node.books.fake(5_000) for _ in range(3)]
     for invoice in sold:
         await node.books.receive_for(invoice)

@@ -19,7 +19,7 @@ from tests.lightning.contract import FAILED, PENDING, SETTLED, UNKNOWN
 from tests.standins.lnd import Fault, LndStandin, lnd_standin
 from tests.standins.waiting import until
 
-QUICK = Pace(silence=5.0, backoff=0.02, longest=0.1, poll=0.05)
+QUICK = Pace(silence=60.0, backoff=0.02, longest=0.1, poll=0.05)
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 SEND, TRACK = "/v2/router/send", "/v2/router/track"
 Body = dict[str, Any]

@@ -62,7 +62,7 @@ async def sell(node: LndStandin, count: int = 1) -> list[str]:
 
 
 async def streaming(node: LndStandin) -> None:
-    await until(lambda: node.server.streams == 1)
+    await until(lambda: node.server.streams == 1 and len(node.books.listeners) == 1)
 
 
 def kept(data: Path) -> int:

@@ -46,20 +46,6 @@ class BookedInvoice:
 
     def json(self) -> dict[str, Any]:
         """As LND's gateway writes it: every field, 64-bit numbers as strings."""
-        htlc = {
-            "chan_id": "440904162803712",
-            "htlc_index": "0",
-            "amt_msat": str(self.paid_msat),
-            "accept_height": HEIGHT,
-            "accept_time": str(self.created_at),
-            "resolve_time": str(self.settled_at),
-            "expiry_height": HEIGHT + CLTV + 3,
-            "state": self.state,
-            "custom_records": {},
-            "mpp_total_amt_msat": str(self.paid_msat),
-            "amp": None,
-            "custom_channel_data": "",
-        }
         return {
             "memo": self.memo,
             "r_preimage": _base64(self.preimage),
@@ -82,7 +68,7 @@ class BookedInvoice:
             "amt_paid_sat": str(self.paid_msat // 1_000),
             "amt_paid_msat": str(self.paid_msat),
             "state": self.state,
-            "htlcs": [htlc] if self.paid_msat else [],
+            "htlcs": [self._htlc()] if self.paid_msat else [],
             "features": {},
             "is_keysend": False,
             "payment_addr": _base64("00" * 32),
@@ -90,6 +76,22 @@ class BookedInvoice:
             "amp_invoice_state": {},
             "is_blinded": False,
             "blinded_path_config": None,
+        }
+
+    def _htlc(self) -> dict[str, Any]:
+        return {
+            "chan_id": "440904162803712",
+            "htlc_index": "0",
+            "amt_msat": str(self.paid_msat),
+            "accept_height": HEIGHT,
+            "accept_time": str(self.created_at),
+            "resolve_time": str(self.settled_at),
+            "expiry_height": HEIGHT + CLTV + 3,
+            "state": self.state,
+            "custom_records": {},
+            "mpp_total_amt_msat": str(self.paid_msat),
+            "amp": None,
+            "custom_channel_data": "",
         }
 
 
