@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from dvm.jobs.outbox import Outbox
@@ -20,7 +20,7 @@ from dvm.ledger import (
     Publication,
     ReceiptMaker,
 )
-from dvm.lightning.base import InvoiceState, Lookup
+from dvm.lightning.base import HoldWallet, InvoiceState, Lookup
 from dvm.lightning.zaps import make_zap_receipt, relays_of
 from dvm.nip90 import InvalidRequest, JobRequest, make_receipt
 from dvm.nostr.encryption import Scheme
@@ -117,8 +117,8 @@ class Settlements:
         watched = await self._shop.store.watched(now)
         if not watched:
             return
-        found = await self._shop.wallet.lookup_many([each.payment_hash for each in watched], watched[0].created_at)
         holds = {each.payment_hash: each for each in watched if each.hold}
+        found = await self._look_up(watched, holds)
         told = [(key, lookup) for key, lookup in found.items() if key in holds or lookup.state is InvoiceState.SETTLED]
         outcomes = await asyncio.gather(
             *(self._follow(key, lookup, holds.get(key)) for key, lookup in told), return_exceptions=True
@@ -133,6 +133,12 @@ class Settlements:
         still = {each.payment_hash for each in await self._shop.store.watched(now)}
         for payment_hash in [each.payment_hash for each in watched if each.payment_hash not in still]:
             self._expected.pop(payment_hash, None)
+
+    async def _look_up(self, watched: Sequence[PendingPayment], holds: Collection[str]) -> dict[str, Lookup]:
+        wallet, hashes, since = self._shop.wallet, [each.payment_hash for each in watched], watched[0].created_at
+        if isinstance(wallet, HoldWallet):
+            return await wallet.lookup_many(hashes, since, holds)
+        return await wallet.lookup_many(hashes, since)
 
     async def close(self) -> None:
         """Finish what has begun, `publish_seconds` at most: the next start asks the wallet again."""

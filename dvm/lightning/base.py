@@ -191,6 +191,13 @@ class HoldWallet(Wallet, Protocol):
     one; `lookup` tells which it is.
     """
 
+    async def lookup_many(
+        self, payment_hashes: Collection[str], since: int, holds: Collection[str] | None = None
+    ) -> dict[str, Lookup]:
+        """As `Wallet.lookup_many`. `holds`: which of them are hold invoices, None if any may be: some wallets
+        need further calls to find those that are accepted."""
+        ...
+
     async def create_hold_invoice(
         self,
         msat: int,

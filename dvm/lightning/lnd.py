@@ -151,7 +151,9 @@ class LndWallet:
     async def lookup(self, payment_hash: str) -> Lookup:
         return await self._lookups.one(payment_hash)
 
-    async def lookup_many(self, payment_hashes: Collection[str], since: int) -> dict[str, Lookup]:
+    async def lookup_many(
+        self, payment_hashes: Collection[str], since: int, holds: Collection[str] | None = None
+    ) -> dict[str, Lookup]:
         return await self._lookups.many(payment_hashes, since, live=self._stream.live)
 
     def settlements(self) -> AsyncIterator[str]:

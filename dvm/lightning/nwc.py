@@ -143,8 +143,10 @@ class NwcWallet:
             self._open.pop(payment_hash, None)
         return found
 
-    async def lookup_many(self, payment_hashes: Collection[str], since: int) -> dict[str, Lookup]:
-        may_wait = [each for each in payment_hashes if each not in self._plain]
+    async def lookup_many(
+        self, payment_hashes: Collection[str], since: int, holds: Collection[str] | None = None
+    ) -> dict[str, Lookup]:
+        may_wait = [each for each in payment_hashes if each not in self._plain] if holds is None else holds
         found = await self._sweep.look_up_many(payment_hashes, since, may_wait)
         for payment_hash, lookup in found.items():
             if lookup.state in (InvoiceState.SETTLED, InvoiceState.FAILED):

@@ -123,7 +123,9 @@ class PaperWallet:
     async def lookup(self, payment_hash: str) -> Lookup:
         return (await self.lookup_many([payment_hash], 0))[payment_hash]
 
-    async def lookup_many(self, payment_hashes: Collection[str], since: int) -> dict[str, Lookup]:
+    async def lookup_many(
+        self, payment_hashes: Collection[str], since: int, holds: Collection[str] | None = None
+    ) -> dict[str, Lookup]:
         try:
             await self._strike()
         except WalletError:

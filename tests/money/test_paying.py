@@ -36,7 +36,9 @@ class TalkingWallet(PaperWallet):
         self.calls["lookup"] += 1
         return (await self._found([payment_hash]))[payment_hash]
 
-    async def lookup_many(self, payment_hashes: Collection[str], since: int) -> dict[str, Lookup]:
+    async def lookup_many(
+        self, payment_hashes: Collection[str], since: int, holds: Collection[str] | None = None
+    ) -> dict[str, Lookup]:
         self.calls["lookup_many"] += 1
         return await self._found(payment_hashes)
 
