@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -36,6 +37,21 @@ class Wallets:
     pay: Callable[[str], Awaitable[object]]
     invoice: Callable[[int], Awaitable[str]]
     network: str = "regtest"
+
+
+@dataclass
+class Promise:
+    """A job, and its payment, which waits at the shop's wallet: `paying` ends once that is decided."""
+
+    job: str
+    payment_hash: str
+    msat: int
+    paying: asyncio.Future[object]
+
+    async def outcome(self) -> Any:
+        """What paying has come to, for its payer."""
+        async with asyncio.timeout(60):
+            return await self.paying
 
 
 @dataclass
@@ -103,6 +119,23 @@ class Market:
                 return event
         return None
 
+    @asynccontextmanager
+    async def promised(self, words: int = 20, **fields: Any) -> AsyncIterator[Promise]:
+        """A job of a shop that sells on hold invoices: the payment is accepted, and the job is on its way."""
+        job = await self.ask(words, **fields)
+        quote = await self.buyer.quote(job)
+        assert quote.bolt11 is not None
+        said = decode(quote.bolt11)
+        assert quote.msat is not None
+        assert quote.msat == said.msat
+        paying = asyncio.ensure_future(self.wallets.pay(quote.bolt11))
+        try:
+            await self.shop.said("promised", job=job)
+            yield Promise(job, said.payment_hash, quote.msat, paying)
+        finally:
+            paying.cancel()
+            await asyncio.gather(paying, return_exceptions=True)
+
     async def buy_by_zap(self) -> Receipt:
         """A job, paid by zapping its quote."""
         job = await self.ask()
@@ -117,7 +150,7 @@ class Market:
     async def top_up(self, msat: int) -> Receipt:
         """Zap the shop itself: a receipt without a job says amount and balance."""
         payment_hash = await self.zap(msat)
-        receipt = await self._jobless(payment_hash)
+        receipt = await self.receipt_of(payment_hash)
         assert (receipt.paid, receipt.after - receipt.before) == (msat, msat)
         return receipt
 
@@ -135,7 +168,7 @@ class Market:
         answer = await self.answer(request, "success")
         assert answer.withdrawal is not None
         assert (answer.withdrawal.state, answer.withdrawal.msat) == ("paid", msat)
-        receipt = await self._jobless(decode(bolt11).payment_hash)
+        receipt = await self.receipt_of(decode(bolt11).payment_hash)
         assert receipt.paid == -(msat + answer.withdrawal.fee_msat)
         return receipt
 
@@ -176,7 +209,8 @@ class Market:
         assert result.content
         return await self.buyer.receipt(job, 60)
 
-    async def _jobless(self, payment_hash: str) -> Receipt:
+    async def receipt_of(self, payment_hash: str) -> Receipt:
+        """The receipt without a job: of a top-up, or of a withdrawal."""
         event = await self.buyer.until("", lambda event: payment_hash in self._names(event), 60)
         return next(each for each in self.buyer.chain() if each.id == event.id)
 
