@@ -16,7 +16,7 @@ import pytest
 from dvm.gateway import Gateway, Site, make_app
 from dvm.jobs import zaps as zaps_module
 from dvm.jobs.shop import ZapSettings
-from dvm.ledger import JobState
+from dvm.ledger import JobState, StoreError
 from dvm.ledger.audit import audit
 from dvm.ledger.sqlite import read
 from dvm.lightning.bolt11 import decode
@@ -222,6 +222,21 @@ async def test_a_wallet_that_fails_is_told_without_its_words(scene: Scene, caplo
     ]
     scene.shop.wallet.faults.error = None
     assert await scene.ask(scene.request())
+
+
+@pytest.mark.parametrize(("method", "outcome"), [("job", None), ("expect", None), ("expect", False)])
+async def test_no_invoice_is_given_out_whose_payment_would_not_be_credited(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, method: str, outcome: bool | None
+) -> None:
+    async def fail(*_: object) -> bool:
+        if outcome is None:
+            raise StoreError("the disk is full: /var/lib/dvm")
+        return outcome
+
+    monkeypatch.setattr(scene.shop.store, method, fail)
+    with pytest.raises(LnurlError, match="at the moment") as caught:
+        await scene.ask(scene.request(event="cc" * 32 if method == "job" else None))
+    assert "disk" not in str(caught.value)
 
 
 async def test_our_receipt_reaches_the_relays_that_the_zap_asks_for(scene: Scene) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator
 from hashlib import sha256
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.responses import Response
 
+from dvm.lightning import bolt11
 from dvm.lightning.lnurl import LnurlClient, LnurlError
 from dvm.lightning.lnurl_address import InvalidLnurl, encode_lnurl, is_at, pay_url, place
+from dvm.nostr.fetching import Fetched, Fetcher
 from tests.standins.lnurl_server import StrangersServer, strangers_server
 from tests.standins.zaps import NETWORK, invoice
 
@@ -54,7 +57,12 @@ def test_where_one_is_paid_is_read_in_every_spelling(text: str, url: str) -> Non
     [
         *("", "shop", "@example.com", "shop@", "a b@example.com", "shop@exam ple.com", "shöp@example.com"),
         *("http://example.com/pay", "lnurl1damaged", LUD01[:-1] + "Q", "ftp://example.com", "lnurlp://"),
-        *("https://user:secret@example.com/", "shop@example.com:99999", "x" * 5000, encode_lnurl("http://example.com")),
+        *(
+            "https://user:secret@example.com/",
+            "shop@example.com:99999",
+            "https://example.com/" + "x" * 3000,
+            encode_lnurl("http://example.com"),
+        ),
         "lnbc1notanaddress",
     ],
 )
@@ -252,6 +260,29 @@ async def test_strangers_lead_nobody_into_our_own_network(server: StrangersServe
     finally:
         await client.close()
     assert server.asked == []
+
+
+async def test_a_callback_in_clear_is_refused_and_an_onion_service_is_not(server: StrangersServer) -> None:
+    class Offers(Fetcher):
+        async def get(self, url: str, **_: Any) -> Fetched:
+            callback = "http://hidden.onion/pay" if ".onion/" in url else "http://example.com/pay"
+            offer = {"tag": "payRequest", "callback": callback, "minSendable": 1, "maxSendable": 9, "metadata": "[]"}
+            return Fetched(url, 200, "application/json", json.dumps(offer).encode())
+
+    client = LnurlClient(fetcher=Offers())
+    assert (await client.fetch("shop@hidden.onion")).callback == "http://hidden.onion/pay"
+    with pytest.raises(LnurlError, match="callback: http:// is not secure"):
+        await client.fetch("shop@example.com")
+
+
+async def test_an_invoice_that_no_wallet_here_can_pay_is_refused(
+    server: StrangersServer, client: LnurlClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = await client.fetch(server.pays("shop"))
+    monkeypatch.setattr(bolt11, "_KNOWN_FEATURES", frozenset())
+    pays(server)
+    with pytest.raises(LnurlError, match="demands what no wallet here knows"):
+        await client.invoice(params, 5_000, network=NETWORK)
 
 
 async def test_the_hash_of_the_description_is_advice(server: StrangersServer, client: LnurlClient) -> None:
