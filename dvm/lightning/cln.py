@@ -1,4 +1,4 @@
-"""Core Lightning (23.08 or newer) through clnrest, with a rune.
+"""Core Lightning (23.11 or newer) through clnrest, with a rune.
 
 The rune needs these commands: see `cln_rpc.COMMANDS` (one without `pay` and `xpay` sells, and pays nothing
 out). CLN has no hold invoices of its own. It hashes descriptions itself: a zap's invoice needs the text.
@@ -125,7 +125,7 @@ class ClnWallet:
             network=_network(told),
             balance_msat=balance,
             receivable_msat=receivable,
-            capabilities=Capabilities(push=True, description_hash=True, pay=True),
+            capabilities=Capabilities(push=True, description_hash=True, pay=await self._payer.may_pay()),
         )
 
     async def create_invoice(

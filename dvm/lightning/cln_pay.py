@@ -46,6 +46,7 @@ class Payer:
     def __init__(self, rpc: Rpc, retry_for: int, timeout: float) -> None:
         self._rpc, self._retry_for, self._timeout = rpc, retry_for, timeout
         self._under_way: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._may: bool | None = None
         # Until when (monotonic) a payment that was asked for here may be tried anew; None: the node said no.
         self._until: dict[str, float | None] = {}
 
@@ -71,6 +72,22 @@ class Payer:
             return Payment(InvoiceState.PENDING)  # between two attempts of one that is still being tried
         return Payment(listed.state, listed.fee_msat, listed.preimage, listed.known)
 
+    async def may_pay(self) -> bool:
+        """Whether the rune allows it: asked by paying without an invoice, which the node refuses and a rune
+        without the right does not let through. Raises WalletError."""
+        if self._may is None:
+            try:
+                await self._ask({}, {}, self._timeout)
+            except RpcError:
+                self._may = True
+            except WalletError as error:
+                if error.code not in ("restricted", "unsupported"):
+                    raise
+                self._may = False
+            else:
+                raise WalletError("untrustworthy", "pay: done, without an invoice?")
+        return self._may
+
     async def _pay(self, bolt11: str, said: Bolt11, maxfee: int) -> Payment:
         before = await self._listed(said.payment_hash)
         if before.state in (InvoiceState.SETTLED, InvoiceState.PENDING):
@@ -79,7 +96,8 @@ class Payer:
             return Payment(InvoiceState.PENDING)
         self._note(said.payment_hash, time.monotonic() + self._retry_for + _GRACE)
         try:
-            result = await self._ask(bolt11, maxfee)
+            how = {"maxfee": maxfee, "retry_for": self._retry_for}
+            result = await self._ask({"bolt11": bolt11} | how, {"invstring": bolt11} | how, self._timeout)
         except WalletError as error:
             if isinstance(error, NotSent) or error.code in _NOT_DONE:
                 self._note(said.payment_hash, None)
@@ -94,14 +112,20 @@ class Payer:
         sent, delivered = msat_of(result.get("amount_sent_msat")), msat_of(result.get("amount_msat"))
         return Payment(InvoiceState.SETTLED, _fee(sent, delivered or said.msat), str(preimage))
 
-    async def _ask(self, bolt11: str, maxfee: int) -> dict[str, Any]:
-        params = {"maxfee": maxfee, "retry_for": self._retry_for}
+    async def _ask(self, pay: dict[str, Any], xpay: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """`pay`, or `xpay` where there is no `pay`, or none for this rune. Raises WalletError."""
         try:
-            return await self._rpc.call("pay", {"bolt11": bolt11} | params, timeout=self._timeout)
+            return await self._rpc.call("pay", pay, timeout=seconds)
         except WalletError as error:
-            if error.code != "unsupported":
+            if error.code not in ("unsupported", "restricted"):
                 raise
-        return await self._rpc.call("xpay", {"invstring": bolt11} | params, timeout=self._timeout)
+            first = error
+        try:
+            return await self._rpc.call("xpay", xpay, timeout=seconds)
+        except WalletError as error:
+            if error.code == "unsupported":
+                raise first from None
+            raise
 
     async def _outcome(self, payment_hash: str, error: WalletError) -> Payment:
         """What became of a payment that was answered with `error`, or not at all."""

@@ -104,7 +104,7 @@ def _reason(refused: Refused, command: str) -> WalletError:
     if number in _RUNE:
         return _rune_reason(number, text, command)
     if number == _UNKNOWN_COMMAND:
-        return WalletError("unsupported", f"the node does not know {command} (23.08 or newer expected): {text}")
+        return WalletError("unsupported", f"the node does not know {command} (23.11 or newer expected): {text}")
     if number in _GONE:
         return WalletError("unreachable", f"{command}: {text}")
     return RpcError(f"{command}: {text} ({number})", number)

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 FEE_BASE_MSAT = 4_000
 FEE_PER_MILLION = 4_000
+_ARRIVES = 60  # seconds past our own patience in which a request may still arrive there
 _REMEMBERED = 10_000
 _NOT_DONE = (400, 404, 405, 415)  # said of the request, before anything is done
 _NO_ENDPOINT = "Unknown endpoint"  # with the status of "Not found"
@@ -54,6 +55,7 @@ class Payer:
     def __init__(self, rest: Rest, timeout: float) -> None:
         self._rest, self._timeout = rest, timeout
         self._under_way: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._may: bool | None = None
         # What was asked for here without an answer: until when (monotonic) it may still arrive at phoenixd, and
         # the payment that was listed before.
         self._open: dict[str, tuple[float, str | None]] = {}
@@ -82,16 +84,18 @@ class Payer:
         return Payment(listed.state, listed.fee_msat, listed.preimage, known=listed.id is not None)
 
     async def may_pay(self) -> bool:
-        """Whether the password is the one with full access. Raises WalletError."""
-        try:
-            await self._rest.call("POST", "/payinvoice", data={"invoice": ""})  # nothing that could be paid
-        except Refused as refused:
-            if refused.status == 401:
-                return False
-            if refused.status in _NOT_DONE:
-                return True
-            raise
-        raise WalletError("untrustworthy", "payinvoice: done, without an invoice?")
+        """Whether the password is the one with full access: asked by paying nothing that could be paid, which
+        the limited one may not even ask. Raises WalletError."""
+        if self._may is None:
+            try:
+                await self._rest.call("POST", "/payinvoice", data={"invoice": ""})
+            except Refused as refused:
+                if refused.status not in (401, *_NOT_DONE):
+                    raise
+                self._may = refused.status != 401
+            else:
+                raise WalletError("untrustworthy", "payinvoice: done, without an invoice?")
+        return self._may
 
     async def _pay(self, bolt11: str, said: Bolt11, msat: int, fee_limit_msat: int) -> Payment:
         before = await self._listed(said.payment_hash)
@@ -175,7 +179,7 @@ class Payer:
         return _Listed(InvoiceState.FAILED if over else InvoiceState.PENDING, id=id_)
 
     def _note(self, payment_hash: str, before: str | None) -> None:
-        self._open[payment_hash] = (time.monotonic() + 2 * self._timeout, before)
+        self._open[payment_hash] = (time.monotonic() + self._timeout + _ARRIVES, before)
         if len(self._open) > _REMEMBERED:
             del self._open[next(iter(self._open))]
 

@@ -255,6 +255,8 @@ class Phoenixd:
         body, more = b"", True
         while more:
             part = await receive()
+            if part["type"] == "http.disconnect":  # cut before all of it had come
+                return
             body, more = body + part.get("body", b""), part.get("more_body", False)
         asked = parse_qs((body or scope["query_string"]).decode(), keep_blank_values=True)
         try:
