@@ -51,7 +51,8 @@ async def test_a_payout_is_set_aside_before_it_leaves(store: SqliteStore, tmp_pa
     assert await store.payouts([PayoutState.RESERVED, PayoutState.PAID]) == [payout]
     assert [each.role for each in await store.outbox(9)] == ["receipt", "taken"]
     assert read(tmp_path, owed) == 10_000
-    assert read(tmp_path, lambda db: balances(db, 9)) == [("alice", Balance(3_500, 0, 6_500))]
+    assert await store.reserve(withdrawal(2, 3_500), day_limit=0)
+    assert read(tmp_path, lambda db: balances(db, 9)) == [("alice", Balance(0, 0, 10_000))]
 
 
 async def test_what_the_fee_did_not_use_returns_with_the_receipt(store: SqliteStore) -> None:

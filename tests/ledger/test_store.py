@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dvm.ledger import Balance, ConflictError, JobState, SqliteStore, StoreError, UsageRow
+from dvm.ledger import Balance, ConflictError, JobState, SqliteStore, StoreError, UsageRow, queries
+from dvm.ledger.sqlite import read
 from tests.ledger.books import (
     NOW,
     USED,
@@ -229,6 +230,20 @@ async def test_money_16_paid_late_too_little_or_after_cancelling_goes_to_the_bal
         assert not deposit.paid
     assert await store.balance("alice") == Balance(19_999, 0)
     assert [(e.seq, e.paid, e.cost) for e in await store.statement("alice")] == [(2, 10_000, 0), (1, 9_999, 0)]
+
+
+async def test_what_a_reader_finds_in_several_statements_is_of_one_moment(store: SqliteStore, tmp_path: Path) -> None:
+    await store.remember("cursor", "before")
+
+    def ask(db: sqlite3.Connection) -> tuple[str | None, str | None]:
+        first = queries.recall(db, "cursor")
+        other = database(tmp_path)
+        other.execute("UPDATE facts SET value = 'after'")
+        other.close()
+        return first, queries.recall(db, "cursor")
+
+    assert read(tmp_path, ask) == ("before", "before")
+    assert await store.recall("cursor") == "after"
 
 
 def test_payment_helper_is_one_hash_a_job() -> None:

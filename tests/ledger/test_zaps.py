@@ -80,7 +80,7 @@ async def test_too_little_by_zap_does_not_keep_a_quote_from_ending(store: Sqlite
 async def test_small_zaps_on_one_quote_add_up_to_it(store: SqliteStore) -> None:
     new = await zap_only(store, 1, 10_000)
     paid = []
-    for n, msat in enumerate((4_000, 5_000, 3_000)):
+    for n, msat in enumerate((4_000, 5_000, 1_000)):
         part = zap(n, msat, of=new)
         await store.expect(part)
         deposit = await store.deposit(part.payment_hash, msat, NOW, receipt_for("alice"))
@@ -88,9 +88,9 @@ async def test_small_zaps_on_one_quote_add_up_to_it(store: SqliteStore) -> None:
         paid.append((deposit.fresh, deposit.paid))
     assert paid == [(True, False), (True, False), (True, True)]
     assert await state_of(store, new) is JobState.PAID
-    assert await store.balance("alice") == Balance(2_000, 10_000)
+    assert await store.balance("alice") == Balance(0, 10_000)
     assert [(e.seq, e.paid, e.after) for e in await store.statement("alice")] == [
-        (3, 3_000, 12_000),
+        (3, 1_000, 10_000),
         (2, 5_000, 9_000),
         (1, 4_000, 4_000),
     ]
