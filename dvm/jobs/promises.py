@@ -13,6 +13,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Protocol
 
 from dvm.jobs.endings import Endings
@@ -20,6 +21,7 @@ from dvm.jobs.shop import Shop
 from dvm.jobs.transitions import FINAL, Effect, Held, Lost, Settled, step
 from dvm.jobs.trouble import Trouble
 from dvm.ledger import ConflictError, Job, JobState, LedgerError, PendingPayment
+from dvm.ledger.base import HOLDING
 from dvm.lightning.base import HoldWallet, Invoice, InvoiceState, Lookup, WalletError
 from dvm.nostr.keys import Keys
 
@@ -27,6 +29,7 @@ log = logging.getLogger(__name__)
 
 MAX_PAUSE = 30.0  # seconds between two attempts to settle or to cancel
 _NONCES = 1024
+_OPEN = HOLDING | {JobState.SETTLING}
 _GONE = "the payment was withdrawn before the answer was there"
 
 
@@ -120,12 +123,24 @@ class Promises:
             try:
                 job = await self._shop.store.job(payment.job)
                 if job is not None:
+                    if job.state in _OPEN and not await self._keeps(job, payment):
+                        # A zap or the balance pays for it: to this invoice it is as if the job had ended, and what
+                        # becomes of the invoice is nothing to the job.
+                        job = replace(job, state=JobState.FAILED)
                     await self._follow(job, payment, found)
             except ConflictError as error:  # it has moved on: the next look sees where it is
                 log.debug("a promise has moved on", extra={"job": payment.job, "error": str(error)})
             finally:
                 if payment.job not in self._jobs:
                     self._one_at_a_time.pop(payment.payment_hash, None)
+
+    async def _keeps(self, job: Job, payment: PendingPayment) -> bool:
+        """Whether it is this promise that pays for a job."""
+        promise = self._jobs.get(job.id) or await self._shop.store.promise(job.id)
+        if promise is None or promise.payment_hash != payment.payment_hash:
+            return False
+        self._jobs[job.id] = promise  # also one whose acceptance was stored, and then not heard of
+        return True
 
     async def _look_at(self, job_id: str) -> None:
         payment = self._jobs.get(job_id)
@@ -236,9 +251,10 @@ class Promises:
             self._forget(payment)
 
     def _forget(self, payment: PendingPayment) -> None:
-        if payment.job is not None:
-            self._jobs.pop(payment.job, None)
-            self._due.discard(payment.job)
+        job_id = payment.job or ""
+        if (kept := self._jobs.get(job_id)) is not None and kept.payment_hash == payment.payment_hash:
+            del self._jobs[job_id]
+            self._due.discard(job_id)
 
 
 async def hold_invoice(
