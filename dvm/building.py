@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from dvm.config import Config, LimitsConfig, PerRequestSats, Relays, ServiceConfig
 from dvm.contradictions import Offered
@@ -11,6 +10,7 @@ from dvm.jobs import KINDS, Service, Settings
 from dvm.jobs.admission import Policy, standard_policies
 from dvm.jobs.shop import ZapSettings
 from dvm.lightning.base import Wallet, WalletError
+from dvm.lightning.lnurl_address import is_at
 from dvm.lightning.registry import WALLETS, Setup, make_wallet
 from dvm.models import Model
 from dvm.models.registry import PROVIDERS, make_model
@@ -148,7 +148,7 @@ def build_zaps(config: Config) -> ZapSettings | None:
     if not lud16:
         return None
     here = config.gateway.url if config.gateway else None
-    own = here is not None and urlsplit(here).netloc.lower() == lud16.partition("@")[2].lower()
+    own = here is not None and is_at(lud16, here)
     return ZapSettings(
         lud16=lud16,
         own=own,

@@ -96,7 +96,7 @@ class PayoutsConfig(Table):
     enabled: bool = True
     min_sats: Annotated[int, Field(ge=1, le=MAX_SATS)] = MIN_PAYOUT_SATS
     day_sats: Count = DAY_PAYOUT_SATS
-    fee_sats: Count = 5
+    fee_sats: Count = 7
     fee_percent: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 1.0
 
 

@@ -7,7 +7,7 @@ import logging
 import signal
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dvm.announcing import IDENTIFIER
 from dvm.building import (
@@ -21,9 +21,6 @@ from dvm.building import (
 )
 from dvm.config import Config, Relays
 from dvm.datadir import DataDir
-from dvm.gateway.app import make_app
-from dvm.gateway.server import Gateway, GatewayError
-from dvm.gateway.site import Site
 from dvm.jobs import Engine, Shop
 from dvm.jobs.figures import figures
 from dvm.ledger import SqliteStore, StoreError
@@ -34,6 +31,9 @@ from dvm.lightning.lnurl import LnurlClient
 from dvm.models import ModelError
 from dvm.problems import ConfigError
 from dvm.secrets import Secrets
+
+if TYPE_CHECKING:
+    from dvm.gateway.server import Gateway
 
 log = logging.getLogger(__name__)
 
@@ -145,6 +145,11 @@ class Daemon:
     async def _open_gateway(self, shop: Shop) -> None:
         if self.config.gateway is None:
             return
+        # Here, since it takes half a second to import, which who has no gateway need not wait for.
+        from dvm.gateway.app import make_app
+        from dvm.gateway.server import Gateway, GatewayError
+        from dvm.gateway.site import Site
+
         engine, listen = self.engine, self.config.gateway.listen
         site = Site(
             url=self.config.gateway.url or f"http://{listen}",

@@ -14,9 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from dvm.announcing import drafts_of
+from dvm.building import OFFERED, build_services
 from dvm.commands.common import CONFIG, DATA, RELAYS, AsJson, ConfigPath, DataPath, Failure, RelaysPath, print_json
 from dvm.config import load_config, load_relays
-from dvm.building import OFFERED, build_services
 from dvm.nip90.wire import ANNOUNCEMENT, PROFILE, RELAY_LIST
 from dvm.nostr import AddressRefused, Event, Keys, NotPublished, Relay
 from dvm.problems import ConfigError

@@ -30,7 +30,7 @@ from dvm.nostr.frames import clean
 log = logging.getLogger(__name__)
 
 EXPIRY_SECONDS = 900  # of an invoice that anybody may ask for: so long it may count as open
-MAX_OPEN = 2_000  # of these at once: each costs the wallet an invoice, and nobody anything
+MAX_OPEN = 500  # of these at once: each costs the wallet an invoice, and nobody anything
 COMMENT_CHARS = 255
 GIFT = ""  # whose it is: nobody's, so the operator's revenue
 

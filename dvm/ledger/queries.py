@@ -12,6 +12,9 @@ from dvm.ledger.base import Balance, Entry, Job, JobState, PendingPayment, Usage
 # How long after its quote's end a payment is still looked for. It can settle late only while an HTLC is
 # under way, which Lightning bounds to about two weeks (BOLT 2, cltv_expiry_too_far).
 WATCH_SECONDS = 14 * 86_400
+# The invoice of a zap lives for minutes, anybody may have one made, and nothing was ever paid for most of them:
+# these are looked for long enough for an outage of a weekend.
+ZAP_WATCH_SECONDS = 3 * 86_400
 
 JOB_COLUMNS = (
     "id, customer, kind, state, request, received_at, stamp, model, price, input_tokens, max_output,"
@@ -59,8 +62,9 @@ def pending(db: sqlite3.Connection, payment_hash: str) -> PendingPayment | None:
 
 def watched(db: sqlite3.Connection, at: int) -> list[PendingPayment]:
     rows = db.execute(
-        f"{_PAYMENT} WHERE settled_at IS NULL AND cancelled_at IS NULL AND expires_at > ? ORDER BY created_at",
-        (at - WATCH_SECONDS,),
+        f"{_PAYMENT} WHERE settled_at IS NULL AND cancelled_at IS NULL AND expires_at > ?"
+        " AND (source <> 'zap' OR expires_at > ?) ORDER BY created_at",
+        (at - WATCH_SECONDS, at - ZAP_WATCH_SECONDS),
     )
     return [payment_of(row) for row in rows]
 

@@ -220,7 +220,7 @@ def own_invoice(scene: Scene) -> Event:
 
 
 @pytest.mark.parametrize("name", FORGERIES)
-async def test_a_forged_zap_credits_nobody_and_the_log_says_why(
+async def test_money_18_a_forged_zap_credits_nobody_and_the_log_says_why(
     scene: Scene, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     forge, reason = FORGERIES[name]
@@ -233,7 +233,7 @@ async def test_a_forged_zap_credits_nobody_and_the_log_says_why(
     assert (await scene.shop.store.accounts())["customers"] == MSAT
 
 
-async def test_one_payment_is_credited_once_whatever_is_said_of_it(
+async def test_money_18_one_payment_is_credited_once_whatever_is_said_of_it(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
     scene.shop.wallet.faults.duplicate_settlements = 3

@@ -42,7 +42,6 @@ CASES = {
 }
 # What these cases are about is not built yet.
 LATER = {
-    18: "zaps",
     23: "L402 credentials",
 }
 
