@@ -123,8 +123,9 @@ class Store(Protocol):
         """Credit a payment that our wallet says is settled, once, and open the hold of the job that it pays.
 
         Late, too little, or for a job that is no longer open: it stands on the customer's balance, and
-        `credit` makes the receipt that says so. Should that balance now cover the quote of the job that the
-        payment names, the job is paid out of it. The promise of a job that is still open stands behind that job
+        `credit` makes the receipt that says so. Should all that was paid towards the job which the payment names
+        now cover its quote, and still be there, the job is paid with it; never with the rest of the balance, which
+        a stranger's zap must not spend. The promise of a job that is still open stands behind that job
         and becomes its hold. `publications` (a zap receipt) are stored with it if it is fresh. None: no such
         payment is expected.
         """

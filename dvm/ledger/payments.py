@@ -66,7 +66,7 @@ def deposit(
     credit: ReceiptMaker,
     publications: Sequence[Publication],
 ) -> Deposit | None:
-    """Credit a settled payment once, and pay the job that it names, with it alone or out of the balance."""
+    """Credit a settled payment once, and pay the job that it names, with it alone or with those before it."""
     row = db.execute(
         "SELECT source, customer, job, received_msat, promise FROM payments WHERE payment_hash = ?",
         (payment_hash,),
@@ -86,7 +86,7 @@ def deposit(
         received = Received(source, payment_hash, msat)
         receipt = money.add_receipt(db, customer, job_id, 0, (received,), credit, at)
         outbox.store(db, None, (receipt,), at)
-        paid = job is not None and _pay_from_balance(db, job, at)
+        paid = job is not None and _pay_in_parts(db, job, at)
     return Deposit(customer, job_id, msat, fresh=True, paid=paid)
 
 
@@ -100,8 +100,18 @@ def _pay(db: sqlite3.Connection, job: Job, msat: int, at: int, *, promised: bool
     return True
 
 
-def _pay_from_balance(db: sqlite3.Connection, job: Job, at: int) -> bool:
-    if job.state is not JobState.QUOTED or job.quote_msat > money.available(db, job.customer):
+def _pay_in_parts(db: sqlite3.Connection, job: Job, at: int) -> bool:
+    """Pay a quote with what was paid towards it bit by bit, which stands on the balance by now.
+
+    Nothing else of the balance: strangers zap a quote as well, and one sat of theirs must not spend what its
+    customer has for other jobs.
+    """
+    if job.state is not JobState.QUOTED:
+        return False
+    towards: int = db.execute(
+        "SELECT coalesce(sum(received_msat), 0) FROM payments WHERE job = ? AND settled_at IS NOT NULL", (job.id,)
+    ).fetchone()[0]
+    if towards < job.quote_msat or money.available(db, job.customer) < job.quote_msat:
         return False
     money.open_hold(db, job.id, job.customer, job.quote_msat, at)
     db.execute("UPDATE jobs SET state = 'paid' WHERE id = ? AND state = 'quoted'", (job.id,))

@@ -96,6 +96,32 @@ async def test_small_zaps_on_one_quote_add_up_to_it(store: SqliteStore) -> None:
     ]
 
 
+async def test_a_strangers_sat_on_a_quote_spends_nothing_of_its_customers_balance(store: SqliteStore) -> None:
+    new = await zap_only(store, 1, 10_000)
+    await owned(store, 50_000)
+    teaser = zap(1, 1_000, "mallory", of=new)
+    await store.expect(teaser)
+    deposit = await store.deposit(teaser.payment_hash, 1_000, NOW, receipt_for("alice"))
+    assert deposit is not None
+    assert not deposit.paid
+    assert await state_of(store, new) is JobState.QUOTED
+    assert await store.balance("alice") == Balance(51_000, 0)
+
+
+async def test_what_was_paid_towards_a_quote_and_spent_since_pays_it_no_more(store: SqliteStore) -> None:
+    new, other = await zap_only(store, 1, 10_000), job("other")
+    first, last = zap(1, 6_000, of=new), zap(2, 4_000, of=new)
+    for each in (first, last):
+        await store.expect(each)
+    await store.deposit(first.payment_hash, 6_000, NOW, receipt_for("alice"))
+    await store.open_job(other)
+    assert await store.hold(other.id, terms(6_000), NOW)
+    deposit = await store.deposit(last.payment_hash, 4_000, NOW, receipt_for("alice"))
+    assert deposit is not None
+    assert not deposit.paid
+    assert await store.balance("alice") == Balance(4_000, 6_000)
+
+
 async def test_a_top_up_pays_no_quote_that_it_does_not_name(store: SqliteStore) -> None:
     new, _ = await quoted(store, 1, 10_000)
     await owned(store, 50_000)
