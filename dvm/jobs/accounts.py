@@ -40,6 +40,7 @@ AT_ONCE = 256  # requests in work; more at once is a flood, and customers ask ag
 ADDRESSES_AT_ONCE = 16  # servers of strangers that are asked at the same time
 ADDRESS_SECONDS = 30.0
 COMMENT = "withdrawal"
+ALL = "all"  # the key of a bucket that all share
 
 
 class Accounts:
@@ -55,7 +56,10 @@ class Accounts:
         self._underway: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._requests = _bucket(shop.settings.account_requests_per_minute)
+        # Keys cost nothing, so a bucket for each of them bounds nobody.
+        self._requests_total = _bucket(shop.settings.account_requests_per_minute_total)
         self._refusals = _bucket(1)  # "rate-limited" is said once a minute
+        self._refusals_total = _bucket(shop.settings.refusals_per_minute)
 
     def filters(self) -> list[Filter]:
         """What to subscribe to, with `since` `max_age` ago."""
@@ -70,8 +74,8 @@ class Accounts:
             return
         if event.id in self._underway:
             return
-        if self._requests.limit(event.pubkey).limited or len(self._tasks) >= AT_ONCE:
-            if not self._refusals.limit(event.pubkey).limited:
+        if len(self._tasks) >= AT_ONCE or self._limited(event.pubkey):
+            if not self._refusals.limit(event.pubkey).limited and not self._refusals_total.limit(ALL).limited:
                 most = shop.settings.account_requests_per_minute
                 self._refuse(addressee(event), (), "rate-limited", f"at most {most} requests a minute: ask again later")
             return
@@ -79,6 +83,9 @@ class Accounts:
         task = asyncio.get_running_loop().create_task(self._guard(event), name=f"account request {event.id}")
         self._tasks.add(task)
         task.add_done_callback(partial(self._done, event.id))
+
+    def _limited(self, customer: str) -> bool:
+        return self._requests.limit(customer).limited or self._requests_total.limit(ALL).limited
 
     async def close(self) -> None:
         """End what is being answered: it has not been reserved, or is taken up by the next start."""

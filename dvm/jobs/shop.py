@@ -49,6 +49,7 @@ class Settings:
     retry_seconds: float = 1.0
     refusals_per_minute: int = 60
     account_requests_per_minute: int = 30
+    account_requests_per_minute_total: int = 1_200
     payouts_enabled: bool = True
     payout_min_msat: int = 10_000
     payout_day_msat: int = 100_000_000

@@ -332,6 +332,15 @@ async def test_so_many_requests_a_minute_and_one_word_about_it(tmp_path: Path) -
         assert (await at.ask("balance", by=other)).status == "success"
 
 
+async def test_ever_new_keys_are_bounded_and_so_is_what_they_are_told(tmp_path: Path) -> None:
+    async with desk(tmp_path, account_requests_per_minute_total=5, refusals_per_minute=2) as at:
+        for _ in range(20):
+            at.hear(at.request("withdraw", by=Keys.generate(), bolt11=invoice(100_000)))
+        await until(lambda: not at.accounts._tasks)
+        assert len([each for each in at.cashier.relays.events if each.kind == 7092]) == 5 + 2
+        assert len(await at.cashier.store.payouts((PayoutState.REFUSED,))) == 5
+
+
 async def test_withdrawals_of_one_balance_at_once_take_no_more_than_there_is(tmp_path: Path) -> None:
     async with desk(tmp_path, funded=300_000) as at:
         events = [at.request("withdraw", bolt11=invoice(100_000)) for _ in range(6)]
