@@ -75,6 +75,15 @@ async def test_it_tells_what_the_node_is_and_has(wallet: LndWallet) -> None:
     assert info.capabilities == Capabilities(push=True, description_hash=True, pay=True, hold=True)
 
 
+async def test_a_node_with_private_channels_only_can_be_paid(
+    node: LndStandin, wallet: LndWallet, hold_bench: HoldBench
+) -> None:
+    invoice = await wallet.create_invoice(21_000, description="a job", expiry=600)
+    held, _ = await hold_invoice(hold_bench)
+    assert node.books.find(invoice.payment_hash).private
+    assert node.books.find(held.payment_hash).private
+
+
 async def test_a_macaroon_that_may_only_read_says_so(node: LndStandin, tmp_path: Path) -> None:
     wallet = wallet_of(node, tmp_path, node.readonly)
     info = await wallet.info()

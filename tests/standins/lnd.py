@@ -155,6 +155,7 @@ class LndStandin:
         payment_hash = base64.b64decode(body["hash"]).hex() if "hash" in body else None
         digest = base64.b64decode(body["description_hash"]) if "description_hash" in body else None
         made = self.books.add(int(body["value_msat"]), body.get("memo", ""), digest, int(body["expiry"]), payment_hash)
+        made.private = body.get("private", False)
         told = {"payment_request": made.bolt11, "add_index": str(made.add_index), "payment_addr": ""}
         return told if payment_hash else {**told, "r_hash": base64.b64encode(bytes.fromhex(made.payment_hash)).decode()}
 

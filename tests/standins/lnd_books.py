@@ -41,6 +41,7 @@ class BookedInvoice:
     settle_index: int = 0
     settled_at: int = 0
     paid_msat: int = 0
+    private: bool = False  # with hints to channels that are not announced
     decided: asyncio.Event = field(default_factory=asyncio.Event)
     subscribers: list[asyncio.Queue[dict[str, Any]]] = field(default_factory=list)
 
