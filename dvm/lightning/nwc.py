@@ -38,6 +38,7 @@ _REMEMBERED = 10_000  # hashes told of, so that both kinds of a notification are
 _PLAIN = 50_000  # invoices of which it is remembered that they are ordinary ones
 _HEARD = ("payment_received", "hold_invoice_accepted")
 _HOLD = frozenset({"make_hold_invoice", "settle_hold_invoice", "cancel_hold_invoice"})
+_TIDY = 60.0  # seconds
 _LOOKS = 3  # at a payment whose outcome is open
 _NETWORKS = {
     "mainnet": "mainnet",
@@ -72,6 +73,8 @@ class NwcWallet:
         self._told: dict[tuple[str, str], None] = {}
         self._plain: dict[str, None] = {}  # made here, and no hold invoices
         self._open: dict[str, Invoice] = {}  # made here and not yet seen settled: what a poll asks about
+        self._open_holds: set[str] = set()  # those among them that are hold invoices
+        self._tidied = 0.0
         self._poll: asyncio.Task[None] | None = None
 
     @classmethod
@@ -140,7 +143,7 @@ class NwcWallet:
     async def lookup(self, payment_hash: str) -> Lookup:
         found = await self._sweep.look_up(payment_hash)
         if found.state in (InvoiceState.SETTLED, InvoiceState.FAILED):
-            self._open.pop(payment_hash, None)
+            self._over(payment_hash)
         return found
 
     async def lookup_many(
@@ -150,7 +153,7 @@ class NwcWallet:
         found = await self._sweep.look_up_many(payment_hashes, since, may_wait)
         for payment_hash, lookup in found.items():
             if lookup.state in (InvoiceState.SETTLED, InvoiceState.FAILED):
-                self._open.pop(payment_hash, None)
+                self._over(payment_hash)
         return found
 
     def settlements(self) -> AsyncIterator[str]:
@@ -176,7 +179,8 @@ class NwcWallet:
         fee = result.get("fees_paid")
         preimage = result.get("preimage")
         if nip47.opens(preimage, said.payment_hash):
-            return Payment(InvoiceState.SETTLED, fee if type(fee) is int and fee >= 0 else 0, str(preimage))
+            sane = type(fee) is int and 0 <= fee <= MAX_MSAT  # what no database holds would never be charged
+            return Payment(InvoiceState.SETTLED, fee if sane else 0, str(preimage))
         return await self._outcome(
             said.payment_hash, WalletError("untrustworthy", "the wallet's preimage is not the invoice's")
         )
@@ -241,6 +245,7 @@ class NwcWallet:
         invoice = await self._make("make_hold_invoice", params, msat, description, description_hash, expiry)
         if invoice.payment_hash != payment_hash:
             raise WalletError("untrustworthy", "the wallet made a hold invoice over another payment hash")
+        self._open_holds.add(payment_hash)
         return invoice
 
     async def settle_hold(self, preimage: str) -> None:
@@ -263,7 +268,7 @@ class NwcWallet:
                 raise WalletError("failed", "the hold invoice is settled: its money cannot be sent back") from None
             if found.state is not InvoiceState.FAILED:
                 raise
-        self._open.pop(payment_hash, None)
+        self._over(payment_hash)
 
     # --- within ----------------------------------------------------------------------------------------
 
@@ -327,11 +332,9 @@ class NwcWallet:
         while True:
             await asyncio.sleep(self._options.poll)
             connections = connections or self._client.connections
-            now = time.time()
-            for invoice in [i for i in self._open.values() if i.expires_at < now - 60]:
-                del self._open[invoice.payment_hash]
+            self._tidy(time.time())
             service = await self._client.service()
-            needed = set(_HEARD) if self._open.keys() - self._plain.keys() else {"payment_received"}
+            needed = set(_HEARD) if self._open_holds else {"payment_received"}
             pushes = service is not None and needed <= service.notifications
             reconnected = self._client.connections != connections
             if reconnected:
@@ -339,11 +342,23 @@ class NwcWallet:
                 self._sweep.distrust()
             if self._open and (reconnected or not pushes):
                 since = min(invoice.created_at for invoice in self._open.values())
-                for payment_hash, found in (await self.lookup_many(list(self._open), since)).items():
+                for payment_hash, found in (await self.lookup_many(list(self._open), since, self._open_holds)).items():
                     if found.state is InvoiceState.SETTLED:
                         self._on_notification("payment_received", payment_hash)
                     elif found.state is InvoiceState.HELD:
                         self._on_notification("hold_invoice_accepted", payment_hash)
+
+    def _over(self, payment_hash: str) -> None:
+        self._open.pop(payment_hash, None)
+        self._open_holds.discard(payment_hash)
+
+    def _tidy(self, now: float) -> None:
+        """Forget what has expired; not with each poll, of ten thousand."""
+        if now < self._tidied + _TIDY:
+            return
+        self._tidied = now
+        for invoice in [each for each in self._open.values() if each.expires_at < now - _TIDY]:
+            self._over(invoice.payment_hash)
 
 
 def _network(told: dict[str, Any]) -> str:

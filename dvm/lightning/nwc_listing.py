@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from dvm.lightning.base import UNKNOWN, InvoiceState, Lookup, WalletError
@@ -90,6 +91,7 @@ class _Run:
     seen: set[str] = field(default_factory=set)
     last: tuple[Transaction, ...] = ()
     settled_only: bool = True
+    began_with: int | None = None  # the total_count of the first page
     exact: bool = False  # its wallet's total_count is the number of what is there
 
     def take(self, page: Page) -> bool:
@@ -120,12 +122,15 @@ class Settled:
         """List everything again: pushes may have been missed."""
         self._distrusted = True
 
-    def get(self, payment_hash: str) -> Lookup | None:
-        """A settlement that was listed. UNKNOWN: it was listed, and what was said contradicts itself, or has
+    def of(self, payment_hashes: Collection[str]) -> dict[str, Lookup]:
+        """Those that were listed as settled. UNKNOWN: it was listed, and what was said contradicts itself, or has
         been forgotten."""
-        found = self._known.get(payment_hash)
-        if found is None and any(run and payment_hash in run.seen for run in (self._whole, self._run)):
-            return UNKNOWN
+        # By whole sets: ten thousand open invoices, of which hardly any was listed, must not hold up everything else.
+        asked = dict.fromkeys(payment_hashes, UNKNOWN).keys()
+        found = {each: self._known[each] for each in asked & self._known.keys()}
+        for run in (self._whole, self._run):
+            if run is not None:
+                found |= dict.fromkeys((asked & run.seen) - found.keys(), UNKNOWN)
         return found
 
     async def refresh(self, floor: int, relist: float) -> bool:
@@ -153,9 +158,11 @@ class Settled:
     async def _from_the_newest(self, run: _Run, budget: int) -> tuple[bool, int]:
         """From the newest on to what is known. Whether that was reached, and the pages that it took."""
         offset = 0
+        began_with: int | None = None
         last: tuple[Transaction, ...] = ()
         for used in range(1, budget + 1):
             page = await self._pages.ask(run.floor, offset)
+            began_with = began_with if offset else page.total
             fresh = run.take(page)
             self._learn(page)
             offset += page.length
@@ -164,7 +171,9 @@ class Settled:
             if run.exact and page.total == len(run.seen):
                 return True, used
             if page.ends(offset):
-                run.exact = False  # it has been counted otherwise
+                # Either it is counted otherwise, or something has settled meanwhile, on a page that was already read:
+                # the next refresh searches for that.
+                run.exact &= page.total != began_with
                 return page.sound, used
             if not page.sound or page.transactions == last or len(run.seen) > _MAX_SEEN:
                 return False, used
@@ -177,13 +186,17 @@ class Settled:
         """The next slice of a whole reading. Whether it has come to its end, and can be relied upon."""
         for _ in range(budget):
             page = await self._pages.ask(run.floor, run.offset)
+            if not run.offset:
+                run.began_with = page.total
             run.take(page)
             self._learn(page)
-            # What has settled meanwhile has only moved the rest further back: going on here misses nothing.
+            # What has settled meanwhile has only moved the rest further back: going on here misses nothing but that.
             run.offset += page.length
             ended, repeats = page.ends(run.offset), page.length and page.transactions == run.last
             if ended and page.sound:
-                run.exact = run.settled_only and page.total == len(run.seen)
+                # A count that has changed meanwhile may be right all the same: the next refresh finds out.
+                right = page.total == len(run.seen) or page.total != run.began_with
+                run.exact = run.settled_only and page.total is not None and right
                 return True
             if ended or repeats or not page.sound or len(run.seen) > _MAX_SEEN:
                 self._run = None  # unreadable, or the wallet knows no offset: from the beginning next time

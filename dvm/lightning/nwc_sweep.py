@@ -64,12 +64,12 @@ class Sweep:
         are more of them than may be looked up singly.
         """
         wanted = dict.fromkeys(payment_hashes)
-        found = {each: lookup for each in wanted if (lookup := self._settled.get(each)) is not None}
-        if all(lookup is not UNKNOWN for lookup in found.values()) and len(found) == len(wanted):
+        found = self._settled.of(wanted)
+        if len(found) == len(wanted) and UNKNOWN not in found.values():
             return found
         service = await self._client.service()
         complete = await self._refresh(service, max(since - _SKEW, 0))
-        found = {each: self._settled.get(each) or (_PENDING if complete else UNKNOWN) for each in wanted}
+        found = dict.fromkeys(wanted, _PENDING if complete else UNKNOWN) | self._settled.of(wanted)
         if may_wait and service is not None and {"make_hold_invoice", "list_transactions"} <= service.methods:
             await self._look_for_held(found, max(since - _SKEW, 0))
         left = self._options.lookups - await self._look_again_at_held(found)
@@ -126,7 +126,8 @@ class Sweep:
         return len(turn)
 
     def _remember_held(self, found: dict[str, Lookup]) -> None:
-        for each, lookup in found.items():
+        told = {each: lookup for each, lookup in found.items() if lookup is not _PENDING or each in self._held}
+        for each, lookup in told.items():
             if lookup.state is InvoiceState.HELD and self._held.get(each) is not lookup:
                 self._held.pop(each, None)  # news: to the end of the queue
                 self._held[each] = lookup

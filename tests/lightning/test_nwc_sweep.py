@@ -167,6 +167,30 @@ async def test_what_has_been_listed_is_not_listed_again() -> None:
             assert counts["list_transactions"] - before == expected
 
 
+@pytest.mark.parametrize("listed", [0, 1], ids=["the first listing", "a later one"])
+async def test_what_settles_while_it_is_listed_is_found_by_the_next_sweep(listed: int) -> None:
+    async with setup(options=Options(timeout=10.0, page=5, lookups=0), methods=ORDINARY) as ready:
+        since = int(time.time())
+        first, *quotes = quoted(ready, 41)
+        for payment_hash in quotes[::2]:
+            settle(ready, payment_hash)
+        for _ in range(listed):
+            await ready.wallet.lookup_many(quotes, since)
+        settle(ready, first)  # the last of the list: a later listing goes through all of it as well
+        late, pages = quotes[25], 0  # belongs on the second page
+
+        def settle_late(body: Body) -> Body:
+            nonlocal pages
+            pages += 1
+            if pages == 4:
+                settle(ready, late)
+            return body
+
+        ready.shop.faults.tamper = result(settle_late)
+        assert (await ready.wallet.lookup_many(quotes, since))[late].state is PENDING
+        assert (await ready.wallet.lookup_many(quotes, since))[late].state is SETTLED
+
+
 async def test_a_count_that_was_never_right_ends_no_search() -> None:
     async with setup(options=Options(timeout=10.0, page=5), methods=ORDINARY) as ready:
         ready.shop.faults.tamper = result(lambda r: r | {"total_count": 25})
