@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -35,6 +36,11 @@ ALL = 1 << 62  # one that `load` had left out would seem to be new, and never to
 MAX_PAUSE = 300.0  # seconds between two looks at a payment that is long under way
 INFO_SECONDS = 60.0  # what the wallet can do is asked this rarely
 LONG_SECONDS = 3600  # a withdrawal that is open for longer is told to the operator
+LOSS_MSAT = 100_000
+"""What fees above their limit may cost the operator within a day before withdrawals stop. Not every wallet takes a fee
+limit (NIP-47 has none), and whoever has a node may ask any fee for the last hop to it: paid to himself, again and
+again (money.md, case 17)."""
+DAY = 86_400
 NOT_ASKED = Payment(InvoiceState.UNKNOWN)
 
 _TEXTS = {
@@ -66,6 +72,7 @@ class Payouts:
         self._woken = asyncio.Event()
         self._closing = False
         self._known: tuple[float, WalletInfo] | None = None
+        self._losses: deque[tuple[int, int]] = deque()  # when, and by how many msat a fee was above its limit
         self._unclear = Trouble(
             log,
             logging.WARNING,
@@ -142,6 +149,8 @@ class Payouts:
         reserved. What is known already is left alone."""
         if payout.id in self._open:
             return
+        if self.loss() >= LOSS_MSAT:
+            raise PayoutRefused("unavailable", "this provider's wallet pays too much for routing: ask the provider")
         # Counted and added to without an await between: of a hundred requests at once, not each is the first.
         mine = sum(each.payout.customer == payout.customer for each in self._open.values())
         if mine >= OPEN_PER_CUSTOMER:
@@ -182,6 +191,12 @@ class Payouts:
         """Say once more how a withdrawal stands."""
         for said in answer(self._shop, payout):
             self._outbox.send_unstored(Event.from_json(said.payload), payout.relays)
+
+    def loss(self) -> int:
+        """What customers' fees were above their limits within the last day, in msat: the operator's loss."""
+        while self._losses and self._losses[0][0] <= self._shop.now() - DAY:
+            self._losses.popleft()
+        return sum(msat for _, msat in self._losses)
 
     def unresolved(self) -> list[Payout]:
         """What is reserved."""
@@ -333,6 +348,8 @@ class Payouts:
         if await shop.store.paid_out(payout.id, fee_msat, maker, said, now):
             log.info("paid out", extra=_facts(payout) | {"fee_msat": fee_msat})
             if fee_msat > payout.fee_limit_msat:
+                if payout.customer is not None:
+                    self._losses.append((shop.now(), fee_msat - payout.fee_limit_msat))
                 log.warning(
                     "the wallet paid more for routing than the limit; the customer was charged the limit",
                     extra=_facts(payout) | {"fee_msat": fee_msat, "fee_limit_msat": payout.fee_limit_msat},

@@ -12,7 +12,7 @@ import logging
 
 from dvm.jobs.admission import Book, Refusal
 from dvm.jobs.outbox import Outbox
-from dvm.jobs.payouts import LONG_SECONDS, Payouts
+from dvm.jobs.payouts import LONG_SECONDS, LOSS_MSAT, Payouts
 from dvm.jobs.shop import Shop
 from dvm.jobs.trouble import Trouble
 from dvm.ledger import LedgerError
@@ -69,6 +69,7 @@ class Watchdog:
         self._alarms = {
             "short": Alarm("The wallet holds what customers are owed again: new jobs are sold."),
             "away": Alarm("The wallet answers again."),
+            "fees": Alarm("Customers may withdraw again."),
             "overdue": Alarm("No withdrawal is unresolved for more than an hour any more."),
         }
         self._missing = Trouble(
@@ -161,7 +162,7 @@ class Watchdog:
             self._info = None
 
     def _troubles(self) -> dict[str, str | None]:
-        short = away = late = None
+        short = away = late = dear = None
         if self._short:
             short = (
                 f"Nothing new is sold: the wallet holds {self.balance} msat, and customers are owed {self._owed} msat. "
@@ -176,7 +177,13 @@ class Watchdog:
                 f"{len(overdue)} payments, together {msat} msat, which stay reserved. The oldest has the payment hash "
                 f"{overdue[0].payment_hash}: look for it in the wallet. See `dvm reconcile`."
             )
-        return {"short": short, "away": away, "overdue": late}
+        if (loss := self._payouts.loss()) >= LOSS_MSAT:
+            dear = (
+                f"Withdrawals are refused: within a day the wallet has paid {loss} msat more for routing than the fee "
+                "limits allow, which is your loss. Raise payouts.fee_sats to what the wallet itself allows, or lower "
+                "that."
+            )
+        return {"short": short, "away": away, "overdue": late, "fees": dear}
 
     # --- telling ---------------------------------------------------------------------------------------
 

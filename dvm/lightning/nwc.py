@@ -25,6 +25,7 @@ from dvm.lightning.base import (
     WalletError,
     WalletInfo,
 )
+from dvm.lightning.bolt11 import MAX_MSAT
 from dvm.lightning.checks import check_asked, checked_invoice, cut, readable
 from dvm.lightning.hints import Hints
 from dvm.lightning.nip47 import Connection, InvalidAnswer, InvalidConnection, Transaction

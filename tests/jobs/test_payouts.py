@@ -170,6 +170,24 @@ async def test_whatever_a_wallet_breaks_with_the_request_may_have_left(tmp_path:
         assert (await desk.ended(payout)).state is PayoutState.PAID
 
 
+async def test_a_wallet_that_keeps_to_no_fee_limit_cannot_be_drained(tmp_path: Path) -> None:
+    """money.md, case 17: the fee goes to the customer's own node, and what is above the limit is the operator's."""
+    async with cashier(tmp_path) as desk:
+        desk.purse.fee_msat = 5_000 + payouts.LOSS_MSAT // 2
+        for _ in range(2):
+            payout = desk.asked(10_000, fee=5_000)
+            await desk.payouts.withdraw(payout)
+            await desk.ended(payout)
+        assert desk.payouts.loss() == payouts.LOSS_MSAT
+        with pytest.raises(PayoutRefused, match="unavailable"):
+            await desk.payouts.withdraw(desk.asked(10_000, fee=5_000))
+        desk.later = payouts.DAY
+        desk.purse.fee_msat = 100
+        payout = desk.asked(10_000, fee=5_000)
+        await desk.payouts.withdraw(payout)
+        assert (await desk.ended(payout)).state is PayoutState.PAID
+
+
 async def test_the_customer_never_pays_more_than_the_fee_limit(tmp_path: Path) -> None:
     """money.md, case 17."""
     async with cashier(tmp_path) as desk:

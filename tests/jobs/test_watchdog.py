@@ -12,6 +12,7 @@ import pytest
 
 from dvm.jobs.engine import Engine
 from dvm.jobs.figures import ABOUT, figures
+from dvm.jobs.payouts import DAY, LOSS_MSAT
 from dvm.jobs.watchdog import REMIND_SECONDS, Alarm, Watchdog
 from dvm.lightning.base import WalletError
 from dvm.nostr.keys import Keys
@@ -200,3 +201,16 @@ def test_trouble_that_comes_and_goes_is_told_once_an_hour() -> None:
     assert alarm.see("bad", 30) is None
     assert alarm.see(None, 40) is None, "what was not told is not over either"
     assert alarm.see("bad", 10 + REMIND_SECONDS) == "bad"
+
+
+async def test_fees_above_their_limits_are_told(tmp_path: Path) -> None:
+    async with watched(tmp_path, balance=DEPOSIT) as at:
+        at.cashier.purse.fee_msat = 5_000 + LOSS_MSAT
+        payout = at.cashier.asked(10_000, fee=5_000)
+        await at.cashier.payouts.withdraw(payout)
+        await at.cashier.ended(payout)
+        await at.dog.look()
+        assert any("payouts.fee_sats" in text for text in at.told())
+        at.cashier.later = DAY
+        await at.dog.look()
+        assert "Customers may withdraw again." in at.told()

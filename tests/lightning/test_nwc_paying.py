@@ -63,6 +63,14 @@ async def test_a_wrong_preimage_proves_nothing() -> None:
         assert payment.preimage is None  # the look-up says that it is settled; the proof is not one
 
 
+@pytest.mark.parametrize("fee", [(1 << 64) - 1, -1, 1.5, "7", True, None])
+async def test_a_fee_that_cannot_be_is_none(fee: object) -> None:
+    async with setup() as ready:
+        ready.shop.faults.tamper = result(lambda r: r | {"fees_paid": fee})
+        payment = await ready.wallet.pay(asked(ready), fee_limit_msat=0)
+        assert (payment.state, payment.fee_msat) == (SETTLED, 0)
+
+
 async def test_an_invoice_without_an_amount_or_past_its_time_is_not_paid() -> None:
     async with setup() as ready:
         for text in (foreign_invoice(msat=None), foreign_invoice(created_at=1_500_000_000)):
