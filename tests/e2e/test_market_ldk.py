@@ -170,6 +170,44 @@ async def test_killed_while_a_payment_waits_the_shop_settles_and_delivers_once(s
     assert len(each.buyer.results(promise.job)) == 1
 
 
+async def test_killed_and_started_after_the_deadline_the_shop_delivers_nothing(street: Street, each: Market) -> None:
+    async with going_back(street, each, JobState.FAILED) as promise:
+        await each.buyer.feedback(promise.job, "processing")
+        left = (await street.shop.lookup(promise.payment_hash)).blocks_left
+        assert left is not None
+        await each.shop.kill()
+        await street.ldk.post(f"/block?n={left}")
+        await each.shop.start()
+        assert (await each.buyer.feedback(promise.job, "error", 60)).text.startswith("payment-lost:")
+
+
+async def test_what_a_zap_has_paid_for_is_not_paid_for_again_by_the_invoice(street: Street, each: Market) -> None:
+    job = await each.ask(100)
+    quote = await each.buyer.quote(job)
+    assert quote.bolt11 is not None
+    assert quote.msat is not None
+    zapped = await each.zap(quote.msat, quote.event.id)
+    before = await street.balance("customer")
+    with pytest.raises(WalletError, match="the payment is failed"):
+        await street.pay(quote.bolt11)
+    receipt = await each.buyer.receipt(job, 60)
+    assert [(p.source, p.payment_hash, p.msat) for p in receipt.payments] == [("zap", zapped, quote.msat)]
+    assert (await each.buyer.result(job)).content
+    await until(lambda: balances_are(street, {"customer": before}), 30)
+    await until(lambda: promised_nothing(each), 30)
+    await each.books_are_right()
+
+
+async def test_a_zap_on_a_quote_whose_payment_waits_is_a_top_up(street: Street, each: Market) -> None:
+    async with each.promised(100) as promise:
+        quote = await each.buyer.quote(promise.job)
+        await each.buyer.feedback(promise.job, "processing")
+        await each.zap(promise.msat, quote.event.id)
+        assert (await each.receipt_of(each.paid[0])).after == promise.msat
+        receipt = await settled(each, promise)
+    assert receipt.after == 2 * promise.msat - receipt.cost
+
+
 async def test_the_link_is_cut_while_a_payment_waits_and_the_answer_comes(street: Street, each: Market) -> None:
     async with each.promised(100) as promise:
         await each.buyer.feedback(promise.job, "processing")
