@@ -89,7 +89,8 @@ def build_wallet(config: Config, secrets: Secrets, data: Path) -> Wallet:
         )
         return make_wallet(config.wallet.type, setup)
     except (WalletError, ValueError) as error:
-        raise ConfigError([f"dvm.toml: wallet: {error}"]) from None
+        text = str(error).removeprefix(f"{error.code}: ") if isinstance(error, WalletError) else str(error)
+        raise ConfigError([f"dvm.toml: {'' if text.startswith('wallet.') else 'wallet: '}{text}"]) from None
 
 
 def build_pool(relays: Relays, keys: Keys, limits: LimitsConfig) -> RelayPool:

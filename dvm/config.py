@@ -285,7 +285,25 @@ def warnings(config: Config) -> list[str]:
         found.append("wallet.type: paper is for trying things out: no payment is real")
     if config.zaps.trust == "provider":
         found.append("zaps.trust: a zap is credited on the word of the Lightning address' provider, not of your wallet")
-    return found
+    return [*found, *_address_warnings(config)]
+
+
+def _address_warnings(config: Config) -> Iterator[str]:
+    """Of the Lightning address and the gateway, which serves it if both have the same domain."""
+    lud16, gateway = config.identity.lud16, config.gateway
+    if gateway is None:
+        return
+    if gateway.url is None:
+        if lud16:
+            yield f"gateway.url: is missing, so {lud16} is not served here"
+        return
+    here = urlsplit(gateway.url).netloc.lower()
+    if not lud16:
+        yield f'identity.lud16: is missing: nobody can zap without one, such as "zaps@{here}"'
+    elif lud16.partition("@")[2].lower() != here:
+        yield f"identity.lud16: {lud16} is not at gateway.url, {here}, and so not served here"
+    if _sends_in_clear(gateway.url) and not (urlsplit(gateway.url).hostname or "").endswith(".onion"):
+        yield "gateway.url: wallets pay a Lightning address by https:// only"
 
 
 def _sends_in_clear(url: str) -> bool:

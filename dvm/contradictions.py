@@ -118,6 +118,12 @@ def _money_contradictions(tables: dict[str, Any]) -> Iterator[tuple[Loc, str]]:
         for key in ("quote", "trust"):
             if zaps.get(key) in ("zap", "both", "provider"):
                 yield ("zaps", key), f'"{zaps[key]}" needs a Lightning address: identity.lud16 is missing'
+    url = _text(_table(tables.get("gateway")).get("url"))
+    if url.partition("://")[2].partition("/")[2]:
+        yield (
+            ("gateway", "url"),
+            "must be the address alone, without a path: wallets look for a Lightning address at it",
+        )
     least, most = zaps.get("min_sats", 1), zaps.get("max_sats", MAX_ZAP_SATS)
     if isinstance(least, int) and isinstance(most, int) and least > most:
         yield ("zaps", "min_sats"), f"is more than max_sats, {most}"

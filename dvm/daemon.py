@@ -135,11 +135,18 @@ class Daemon:
     async def _try_wallet(self) -> None:
         """A wallet that is away is waited for, but its operator should not learn of it from the first customer."""
         try:
-            await self.wallet.info()
+            info = await self.wallet.info()
         except WalletError as error:
             log.warning(
                 "the wallet does not answer: no invoice can be made until it does; see `dvm doctor`",
                 extra={"error": str(error)},
+            )
+            return
+        expected = self.config.wallet.network
+        if expected not in (None, info.network):
+            log.error(
+                "the wallet is on another network than wallet.network: no invoice can be made; see `dvm doctor`",
+                extra={"expected": expected, "network": info.network},
             )
 
     async def _open_gateway(self, shop: Shop) -> None:

@@ -198,6 +198,7 @@ def test_a_wallet_of_ones_own_node_has_its_address_certificate_network_and_hold(
         ("operator/npub", "5e" * 32, "operator.npub: must be a public key: npub1"),
         ("operator/npub", "npub1nonsense", "operator.npub: must be a public key: npub1"),
         ("gateway/url", "dvm.example.com", "gateway.url: must be a URL"),
+        ("gateway/url", "https://example.com/dvm", "gateway.url: must be the address alone, without a path"),
         ("wallet/timeout_seconds", 0, "wallet.timeout_seconds: must be more than 0"),
         ("wallet/timeout_seconds", float("nan"), "wallet.timeout_seconds: must be "),
         ("identity/nsec_file", "5e" * 32, "identity.nsec_file: must name a file that holds the secret"),

@@ -6,12 +6,15 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Literal
+from unittest.mock import AsyncMock
 
 import pytest
 
 from dvm import daemon, starter
 from dvm.config import RelayConfig, Relays, load_config
 from dvm.daemon import Daemon
+from dvm.lightning.base import Capabilities, WalletInfo
 from dvm.lightning.paper import Faults, PaperWallet
 from dvm.nostr.keys import Keys
 from dvm.problems import ConfigError
@@ -25,10 +28,13 @@ GONE = "the database file was removed or replaced"
 
 
 @asynccontextmanager
-async def shop(directory: Path, faults: Faults | None = None) -> AsyncIterator[Daemon]:
+async def shop(
+    directory: Path, faults: Faults | None = None, network: Literal["regtest"] | None = None
+) -> AsyncIterator[Daemon]:
     file = directory / "dvm.toml"
     file.write_text(starter.dvm_toml(wallet="paper", model="echo"))
     config = load_config(file)
+    config = config.model_copy(update={"wallet": config.wallet.model_copy(update={"network": network})})
     secrets = load_secrets(config, {"DVM_NSEC": Keys.generate().nsec()})
     async with local_relay() as url:
         it = Daemon(config, Relays(relay=(RelayConfig(url=url),)), secrets, directory / "data")
@@ -81,3 +87,13 @@ async def test_a_wallet_that_is_away_is_told_of_before_a_customer_meets_it(
 ) -> None:
     async with shop(tmp_path, Faults(error="unreachable")):
         await until(lambda: AWAY in caplog.text)
+
+
+async def test_a_wallet_on_another_network_is_told_of_before_a_customer_meets_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signet = WalletInfo("a wallet", "signet", None, Capabilities())
+    monkeypatch.setattr(PaperWallet, "info", AsyncMock(return_value=signet))
+    async with shop(tmp_path, network="regtest"):
+        await until(lambda: "on another network" in caplog.text)
+    assert AWAY not in caplog.text

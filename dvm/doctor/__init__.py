@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-from dvm.building import OFFERED, build_models
+from dvm.building import OFFERED, build_models, build_zaps
 from dvm.config import Config, Relays, load_config, load_relays, warnings
 from dvm.datadir import DataDir
-from dvm.doctor import here, models, relays, wallet
+from dvm.doctor import address, here, models, relays, wallet
 from dvm.doctor.announced import Announced
 from dvm.doctor.clock import clock
 from dvm.doctor.findings import Check, Finding, State, run
@@ -56,6 +56,13 @@ async def examine(config: Path, relay_file: Path, data: Path, environ: Mapping[s
         checks.append(
             Check("wallet", settings.wallet.type, partial(wallet.wallet, settings, secrets, data, daemon=running))
         )
+        if settings.gateway and not running:
+            listen = settings.gateway.listen
+            checks.append(Check("gateway", listen, partial(address.listening, listen)))
+        if (zaps := build_zaps(settings)) is not None:
+            private = settings.limits.allow_private_addresses
+            served = partial(address.served, zaps, keys.pubkey, daemon=running, allow_private=private)
+            checks.append(Check("lightning address", zaps.lud16, served))
         for name, used in build_models(settings, secrets).items():
             checks.append(Check("model", name, partial(models.model, name, settings.models[name], used)))
         if loaded.relays:

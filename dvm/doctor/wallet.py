@@ -48,7 +48,7 @@ async def wallet(config: Config, secrets: Secrets, data: Path, *, daemon: bool) 
         yield Finding("wallet", kind, "failed", str(error), advise(kind, error))
     except ConfigError as error:  # a secret or an address that can be none
         advice = "Correct it: docs/configuration.md, How to go live with each wallet."
-        yield Finding("wallet", kind, "failed", str(error).removeprefix("dvm.toml: wallet: "), advice)
+        yield Finding("wallet", kind, "failed", str(error).removeprefix("dvm.toml: ").removeprefix("wallet: "), advice)
 
 
 @asynccontextmanager

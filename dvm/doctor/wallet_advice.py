@@ -41,7 +41,7 @@ _ADDRESSES = {
 }
 _CERTIFICATES = {"lnd": "lnd's tls.cert", "cln": "clnrest's ca.pem"}
 _LIQUIDITY = ("liquidity", "inbound", "incoming capacity", "capacity", "channel", "receive")
-_NO_ANSWER = ("no json", "is no object", "is this", "not the answer", "rest interface", "is wallet.url", "(404)")
+_NO_ANSWER = ("no json", "is no object", "is this", "not the answer", "rest interface", "is wallet.url", "(404)", "tls")
 
 _MACAROON = (
     "Bake a macaroon (`lncli bakemacaroon info:read invoices:read invoices:write offchain:read offchain:write`) and "
@@ -127,6 +127,8 @@ def _of_a_server(kind: str, address: str, error: WalletError) -> str | None:
         return f"Set wallet.tls_cert_file to {own}, and wallet.url to a host name or an address that stands in it."
     if "lock" in text and kind == "lnd":
         return "Unlock it: `lncli unlock`; with wallet-unlock-password-file in lnd.conf it does so at every start."
+    if "no connection" in text:
+        return f"Make sure that it runs and that this machine reaches it: wallet.url must be the address of {address}."
     if "https://" in text and "needs" in text:
         return f"Write https:// in wallet.url: it must be the address of {address}."
     if "elsewhere" in text or any(said in text for said in _NO_ANSWER):

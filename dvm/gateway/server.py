@@ -44,7 +44,7 @@ class Gateway:
 
     async def start(self) -> None:
         """Listen. When this returns, whoever connects is served. Raises GatewayError."""
-        listening = await asyncio.to_thread(_bind, self._listen)  # a host name is looked up
+        listening = await asyncio.to_thread(bind, self._listen)  # a host name is looked up
         self._port = listening.getsockname()[1]
         config = uvicorn.Config(
             self._app,
@@ -96,7 +96,8 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _bind(listen: str) -> socket.socket:
+def bind(listen: str) -> socket.socket:
+    """A socket that listens at "host:port". Raises GatewayError."""
     host, _, port = listen.rpartition(":")
     host = host.strip("[]")
     made: socket.socket | None = None

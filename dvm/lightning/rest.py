@@ -197,6 +197,8 @@ def _connecting(error: Exception) -> str:
             "its certificate cannot be verified: set wallet.tls_cert_file to the node's own (tls.cert of lnd, "
             "ca.pem of clnrest), and use a host name that stands in it"
         )
+    if "SSL" in text:
+        return "it does not speak TLS there: http:// instead of https://, or another port?"
     return "no connection: is it running, and is wallet.url its address?"
 
 
@@ -206,6 +208,8 @@ def tls_context(tls_cert: Path | None) -> ssl.SSLContext:
     if tls_cert is not None:
         try:
             context = ssl.create_default_context(cafile=str(tls_cert))
-        except (OSError, ssl.SSLError) as error:
-            raise WalletError("failed", f"wallet.tls_cert_file: cannot be read: {type(error).__name__}") from None
+        except ssl.SSLError:  # an OSError as well
+            raise WalletError("failed", f"wallet.tls_cert_file: {tls_cert}: is no certificate (PEM)") from None
+        except OSError as error:
+            raise WalletError("failed", f"wallet.tls_cert_file: {tls_cert}: {error.strerror}") from None
     return context

@@ -159,6 +159,8 @@ async def test_how_much_a_node_can_still_receive(shop: Shop, receivable: int, st
         ("phoenixd", "5ec7e7" * 4, "html", "Correct wallet.url: it must be the address of phoenixd"),
         ("lnd", "0201036c6e64" + "00" * 20, "html", "Correct wallet.url: it must be the address of lnd's REST"),
         ("lnd", "nonsense", None, "How to go live with each wallet"),
+        ("phoenixd", "5ec7e7" * 4, "down", "Make sure that it runs and that this machine reaches it"),
+        ("cln", cln.FULL, "plain", "Correct wallet.url: it must be the address of clnrest, https://"),
         ("lnbits", "short", None, "How to go live with each wallet"),
     ],
 )
@@ -167,11 +169,25 @@ async def test_a_usual_mistake_and_what_to_do(shop: Shop, kind: str, secret: str
     if fault is not None:
         server.faults["*"] = fault
     async with served(server) as url:
+        if fault == "down":
+            await server.stop()
+        elif fault == "plain":  # https:// in dvm.toml, and no TLS there
+            url = url.replace("http://", "https://")
         found = await shop.examine(kind, url, secret, REGTEST)
     told = [
         each for each in found.ran.json["checks"] if each["name"].startswith("wallet") and each["state"] == "failed"
     ]
     assert any(advice in each["advice"] for each in told), found.ran.out
+
+
+@pytest.mark.parametrize(
+    ("holds", "told"), [(None, "No such file or directory"), ("no certificate", "is no certificate (PEM)")]
+)
+async def test_a_certificate_that_is_none(shop: Shop, holds: str | None, told: str) -> None:
+    if holds is not None:
+        (shop.here / "ca.pem").write_text(holds)
+    found = await shop.examine("cln", "https://127.0.0.1:3010", cln.FULL, {"tls_cert_file": "ca.pem"})
+    assert found.one("wallet")["seen"] == f"wallet.tls_cert_file: ca.pem: {told}"
 
 
 @pytest.mark.parametrize("kind", get_args(WalletType))
