@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dvm.jobs.outbox import Outbox
@@ -19,6 +19,7 @@ from dvm.ledger import (
     PendingPayment,
     Publication,
     ReceiptMaker,
+    Unsettled,
 )
 from dvm.lightning.base import HoldWallet, InvoiceState, Lookup
 from dvm.lightning.zaps import make_zap_receipt, relays_of
@@ -65,6 +66,7 @@ class Settlements:
         self._paid = paid
         self._expired = expired
         self._expected: dict[str, _Payer] = {}  # by payment hash
+        self._stored: set[str] = set()  # those among them that the last sweep found in the rows
         self._checking: set[str] = set()
         self._places = asyncio.Semaphore(LOOKUPS)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -114,14 +116,18 @@ class Settlements:
     async def reconcile(self) -> None:
         """Ask the wallet about everything that is open, in one go, and close the quotes whose time is over."""
         now = self._shop.now()
-        watched = await self._shop.store.watched(now)
-        if not watched:
-            return
-        holds = {each.payment_hash: each for each in watched if each.hold}
-        found = await self._look_up(watched, holds)
-        told = [(key, lookup) for key, lookup in found.items() if key in holds or lookup.state is InvoiceState.SETTLED]
+        unsettled = await self._shop.store.unsettled(now)
+        self._forget_what_is_over(unsettled)
+        found = await self._look_up(unsettled) if unsettled.payment_hashes else {}
+        told = [
+            (key, lookup)
+            for key, lookup in found.items()
+            if lookup.state is InvoiceState.SETTLED
+            # Of a hold invoice more follows than from a payment, but not from one that a quote still waits for.
+            or (key in unsettled.holds and (lookup.state is not InvoiceState.PENDING or key not in unsettled.idle))
+        ]
         outcomes = await asyncio.gather(
-            *(self._follow(key, lookup, holds.get(key)) for key, lookup in told), return_exceptions=True
+            *(self._follow(key, lookup, key in unsettled.holds) for key, lookup in told), return_exceptions=True
         )
         for (key, _), outcome in zip(told, outcomes, strict=True):
             if outcome is not None:
@@ -130,15 +136,19 @@ class Settlements:
                     extra={"payment_hash": key, "error": repr(outcome)},
                 )
         await self._expire(now, found)
-        still = {each.payment_hash for each in await self._shop.store.watched(now)}
-        for payment_hash in [each.payment_hash for each in watched if each.payment_hash not in still]:
-            self._expected.pop(payment_hash, None)
 
-    async def _look_up(self, watched: Sequence[PendingPayment], holds: Collection[str]) -> dict[str, Lookup]:
-        wallet, hashes, since = self._shop.wallet, [each.payment_hash for each in watched], watched[0].created_at
+    def _forget_what_is_over(self, unsettled: Unsettled) -> None:
+        """What was in the rows and is not any more: settled, cancelled, or too old. What is not in them yet stays."""
+        still = set(unsettled.payment_hashes)
+        for payment_hash in self._stored - still:
+            self._expected.pop(payment_hash, None)
+        self._stored = {payment_hash for payment_hash in self._expected if payment_hash in still}
+
+    async def _look_up(self, unsettled: Unsettled) -> dict[str, Lookup]:
+        wallet = self._shop.wallet
         if isinstance(wallet, HoldWallet):
-            return await wallet.lookup_many(hashes, since, holds)
-        return await wallet.lookup_many(hashes, since)
+            return await wallet.lookup_many(unsettled.payment_hashes, unsettled.since, unsettled.holds)
+        return await wallet.lookup_many(unsettled.payment_hashes, unsettled.since)
 
     async def close(self) -> None:
         """Finish what has begun, `publish_seconds` at most: the next start asks the wallet again."""
@@ -157,8 +167,7 @@ class Settlements:
                     lookup = await self._shop.wallet.lookup(payment_hash)
                 if lookup.state in (InvoiceState.SETTLED, InvoiceState.HELD):
                     expected = self._expected.get(payment_hash)
-                    hold = await self._shop.store.pending(payment_hash) if expected and expected.hold else None
-                    await self._follow(payment_hash, lookup, hold)
+                    await self._follow(payment_hash, lookup, expected is not None and expected.hold)
                     return
                 if lookup.state is InvoiceState.PENDING:  # the hint was a lie, or the wallet lags
                     continue
@@ -171,9 +180,10 @@ class Settlements:
         finally:
             self._checking.discard(payment_hash)
 
-    async def _follow(self, payment_hash: str, lookup: Lookup, hold: PendingPayment | None) -> None:
-        if hold is not None:
-            await self.promises.look(hold, lookup)
+    async def _follow(self, payment_hash: str, lookup: Lookup, hold: bool) -> None:
+        promise = await self._shop.store.pending(payment_hash) if hold else None
+        if promise is not None:
+            await self.promises.look(promise, lookup)
         elif lookup.state is InvoiceState.SETTLED:
             await self.credit(payment_hash, lookup)
 

@@ -25,6 +25,7 @@ from dvm.ledger.base import (
     Terms,
     TooLittle,
     TooMuch,
+    Unsettled,
     UsageRow,
 )
 from dvm.ledger.sqlite import SqliteStore
@@ -55,5 +56,6 @@ __all__ = [
     "Terms",
     "TooLittle",
     "TooMuch",
+    "Unsettled",
     "UsageRow",
 ]

@@ -37,6 +37,7 @@ from dvm.ledger.records import (
     Terms,
     TooLittle,
     TooMuch,
+    Unsettled,
     UsageRow,
 )
 
@@ -67,6 +68,7 @@ __all__ = [
     "Terms",
     "TooLittle",
     "TooMuch",
+    "Unsettled",
     "UsageRow",
 ]
 
@@ -286,6 +288,10 @@ class Store(Protocol):
 
     async def watched(self, at: int) -> list[PendingPayment]:
         """Every payment that may still settle, oldest first."""
+        ...
+
+    async def unsettled(self, at: int) -> Unsettled:
+        """The same ones, without reading what is not needed again and again."""
         ...
 
     async def outbox(self, limit: int, skip: Collection[str] = ()) -> list[Outgoing]:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from dvm.ledger import money
 from dvm.ledger.audit import audit as audit
-from dvm.ledger.base import Balance, Entry, Job, JobState, PendingPayment, UsageRow
+from dvm.ledger.base import Balance, Entry, Job, JobState, PendingPayment, Unsettled, UsageRow
 
 # How long after its quote's end a payment is still looked for. It can settle late only while an HTLC is
 # under way, which Lightning bounds to about two weeks (BOLT 2, cltv_expiry_too_far).
@@ -26,6 +26,10 @@ PAYMENT_COLUMNS = (
     " payments.created_at, payments.expires_at, payments.hold, payments.zap"
 )
 _PAYMENT = f"SELECT {PAYMENT_COLUMNS} FROM payments"  # noqa: S608 - the columns are ours
+_WATCHED = (
+    "settled_at IS NULL AND cancelled_at IS NULL AND expires_at > ? AND (source <> 'zap' OR expires_at > ?)"
+    " ORDER BY created_at"
+)
 
 
 def find_job(db: sqlite3.Connection, job_id: str) -> Job | None:
@@ -61,12 +65,25 @@ def pending(db: sqlite3.Connection, payment_hash: str) -> PendingPayment | None:
 
 
 def watched(db: sqlite3.Connection, at: int) -> list[PendingPayment]:
-    rows = db.execute(
-        f"{_PAYMENT} WHERE settled_at IS NULL AND cancelled_at IS NULL AND expires_at > ?"
-        " AND (source <> 'zap' OR expires_at > ?) ORDER BY created_at",
-        (at - WATCH_SECONDS, at - ZAP_WATCH_SECONDS),
-    )
+    rows = db.execute(f"{_PAYMENT} WHERE {_WATCHED}", _since(at))
     return [payment_of(row) for row in rows]
+
+
+def unsettled(db: sqlite3.Connection, at: int) -> Unsettled:
+    asked = f"SELECT payment_hash, created_at, hold, job FROM payments WHERE {_WATCHED}"  # noqa: S608 - ours
+    rows = db.execute(asked, _since(at)).fetchall()
+    holds = {payment_hash: job for payment_hash, _, hold, job in rows if hold}
+    quoted = {row[0] for row in db.execute("SELECT id FROM jobs WHERE state = 'quoted'")} if holds else set()
+    return Unsettled(
+        payment_hashes=[row[0] for row in rows],
+        since=rows[0][1] if rows else 0,
+        holds=frozenset(holds),
+        idle=frozenset(payment_hash for payment_hash, job in holds.items() if job in quoted),
+    )
+
+
+def _since(at: int) -> tuple[int, int]:
+    return at - WATCH_SECONDS, at - ZAP_WATCH_SECONDS
 
 
 def balance(db: sqlite3.Connection, pubkey: str) -> Balance:

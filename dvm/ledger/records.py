@@ -117,6 +117,17 @@ class PendingPayment:
 
 
 @dataclass(frozen=True, slots=True)
+class Unsettled:
+    """The payments that may still settle, as a sweep asks for them: oldest first, made at or after `since`. `holds`
+    are the hold invoices among them, and `idle` those whose job is a quote that nothing has paid yet."""
+
+    payment_hashes: list[str]
+    since: int
+    holds: frozenset[str]
+    idle: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Publication:
     """Signed bytes that must reach the relays, stored before they are sent and never made anew."""
 

@@ -31,6 +31,7 @@ from dvm.ledger.base import (
     ReceiptMaker,
     StoreError,
     Terms,
+    Unsettled,
     UsageRow,
 )
 from dvm.ledger.schema import migrations
@@ -274,6 +275,9 @@ class SqliteStore:
 
     async def watched(self, at: int) -> list[PendingPayment]:
         return await self._read(lambda db: queries.watched(db, at))
+
+    async def unsettled(self, at: int) -> Unsettled:
+        return await self._read(lambda db: queries.unsettled(db, at))
 
     async def balance(self, customer: str) -> Balance:
         return await self._read(lambda db: queries.balance(db, customer))

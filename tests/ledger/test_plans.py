@@ -14,7 +14,7 @@ from dvm.ledger import outbox as outbox_of
 from dvm.ledger import payments as payments_of
 from dvm.ledger import payouts as payouts_of
 from dvm.ledger import promises as promises_of
-from dvm.ledger.queries import WATCH_SECONDS
+from dvm.ledger.queries import WATCH_SECONDS, ZAP_WATCH_SECONDS
 from tests.ledger.books import NOW, hash_of, owned, receipt_for, withdrawal, zap
 
 BIG = ("jobs", "payments", "payouts", "receipts", "outbox", "transfers", "accounts", "holds", "usage")
@@ -22,6 +22,7 @@ ID = hash_of("somebody")
 OPEN = (JobState.RECEIVED, JobState.PAID, JobState.RUNNING, JobState.SETTLING)
 ASKED: dict[str, Callable[[sqlite3.Connection], object]] = {
     "watched": lambda db: queries.watched(db, NOW),
+    "unsettled": lambda db: queries.unsettled(db, NOW),
     "overdue": lambda db: queries.overdue(db, NOW, 10),
     "quoted": queries.quoted,
     "open jobs": lambda db: queries.jobs(db, OPEN, 10),
@@ -63,7 +64,12 @@ async def test_a_question_that_is_often_asked_finds_its_index(store: SqliteStore
     db.close()
 
 
-async def test_what_ended_long_ago_is_not_watched(store: SqliteStore) -> None:
-    for n, expires_at in enumerate((NOW - WATCH_SECONDS, NOW - WATCH_SECONDS + 1, NOW + 600)):
-        await store.expect(replace(zap(n, 1_000 + n), expires_at=expires_at, created_at=NOW - n))
-    assert [each.msat for each in await store.watched(NOW)] == [1_002, 1_001]
+@pytest.mark.parametrize(("source", "seconds"), [("bolt11", WATCH_SECONDS), ("zap", ZAP_WATCH_SECONDS)])
+async def test_what_ended_long_ago_is_not_watched(store: SqliteStore, source: str, seconds: int) -> None:
+    for n, expires_at in enumerate((NOW - seconds, NOW - seconds + 1, NOW + 600)):
+        payment = replace(zap(n, 1_000 + n), source=source, expires_at=expires_at, created_at=NOW - n)
+        await store.expect(payment)
+    watched, unsettled = await store.watched(NOW), await store.unsettled(NOW)
+    assert [each.msat for each in watched] == [1_002, 1_001]
+    assert unsettled.payment_hashes == [each.payment_hash for each in watched]
+    assert (unsettled.since, unsettled.holds) == (NOW - 2, set())
