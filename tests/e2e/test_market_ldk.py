@@ -96,7 +96,10 @@ async def patient_shop(street: Street, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def each(patient_shop: Market, street: Street) -> AsyncIterator[Market]:
-    """That shop, with a customer who is new to it."""
+    """That shop, open, reachable, and with a customer who is new to it, whatever the last test has left."""
+    await street.ldk.post("/reconnect")
+    if not patient_shop.shop.running:
+        await patient_shop.shop.start()
     async with customer(street.relay.url) as buyer:
         yield replace(patient_shop, buyer=buyer, paid=[])
 
