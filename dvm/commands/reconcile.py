@@ -1,4 +1,5 @@
-"""`dvm reconcile`: holds ledger, wallet and relays against each other, and says what differs. Changes nothing."""
+"""`dvm reconcile`: holds ledger, wallet and relays against each other, and says what differs. It changes nothing
+but what the operator decides by hand (`dvm.commands.reconcile_decide`)."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ import typer
 
 from dvm.building import OFFERED, build_pool, build_wallet
 from dvm.commands import reconcile_checks as checks
+from dvm.commands import reconcile_decide as decisions
 from dvm.commands.common import (
     CONFIG,
     DATA,
@@ -31,8 +33,9 @@ from dvm.commands.common import (
 from dvm.commands.reconcile_checks import Check
 from dvm.config import Config, Relays, load_config, load_relays
 from dvm.datadir import DataDir
-from dvm.ledger import StoreError
+from dvm.ledger import LedgerError, StoreError
 from dvm.lightning.base import Wallet, WalletError
+from dvm.lightning.bolt11 import MAX_MSAT
 from dvm.secrets import Secrets, load_secrets
 
 DAY = 86_400
@@ -46,14 +49,31 @@ def main(
     days: Annotated[
         int, typer.Option("--days", min=1, max=3650, help="How far back payments and receipts are looked up.")
     ] = 14,
+    decide: Annotated[
+        str | None,
+        typer.Option("--decide", help="PAYOUT=paid or PAYOUT=failed: end a payout of which the wallet knows nothing."),
+    ] = None,
+    fee_msat: Annotated[int, typer.Option("--fee-msat", min=0, max=MAX_MSAT, help="With --decide …=paid.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Hold the ledger, the wallet and the relays against each other, beside a running daemon; nothing is changed.
+    """Hold the ledger, the wallet and the relays against each other, beside a running daemon; nothing is changed
+    but what --decide says.
 
-    Exit code 1 if anything differs.
+    Exit code 1 if anything differs, or cannot be decided.
     """
+    decision = None if decide is None else decisions.parse(decide)
     settings, where = load_config(config, OFFERED), load_relays(relays)
     secrets = load_secrets(settings, os.environ, file=str(config))
+    if decision is not None:
+        try:
+            ended = asyncio.run(decisions.decide(decision, fee_msat, settings, where, secrets, data))
+        except LedgerError as error:
+            raise Failure(str(error)) from None
+        if as_json:
+            print_json(decisions.as_dict(ended))
+        else:
+            decisions.show(ended)
+        return
     logging.disable(logging.CRITICAL)  # what relays and libraries log would stand between the lines
     try:
         found = asyncio.run(_all(settings, where, secrets, data, days))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from dvm.commands.common import count, sats
+from dvm.jobs.payout_steps import FORGOTTEN_SECONDS
 from dvm.ledger import Payout, PayoutState, queries, recent
 from dvm.ledger.audit import audit
 from dvm.ledger.recent import Incoming
@@ -162,6 +164,11 @@ def _departure(row: Payout, payment: Payment) -> str | None:
             fees = f"{sats(row.fee_msat)} in the books, {sats(payment.fee_msat)} in the wallet"
             return f"{what}: its fee is {fees}"
         return None
+    if state is InvoiceState.UNKNOWN and time.time() >= row.expires_at + FORGOTTEN_SECONDS:
+        return (
+            f"{what}: it is reserved, its invoice has expired, and the wallet does not tell what became of it: find "
+            f"out, and say so with --decide {row.id}=paid or =failed"
+        )
     if state in (InvoiceState.SETTLED, InvoiceState.FAILED):
         return f"{what}: it is still reserved, and the wallet calls it {state.value}: `dvm run` ends it"
     return None

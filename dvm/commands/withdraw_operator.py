@@ -83,9 +83,7 @@ def _print(payout: Payout) -> None:
 async def _pay(to: str, amount: int | None, config: Config, relays: Relays, secrets: Secrets, data: Path) -> Payout:
     directory = DataDir(data)
     with ExitStack() as held:
-        alone = await _hold(directory, held)
-        if not alone and (pending := (await asyncio.to_thread(examine, data, LOOK_SECONDS)).pending):
-            raise Failure(f"the daemon that runs in {data} is older than this command: restart it ({len(pending)} new)")
+        alone = await hold(directory, held)
         payout = await _payout(to, amount, config, secrets)
         store = await SqliteStore.open(data)
         try:
@@ -99,8 +97,17 @@ async def _pay(to: str, amount: int | None, config: Config, relays: Relays, secr
             await store.close()
 
 
+async def hold(directory: DataDir, held: ExitStack) -> bool:
+    """Whether we have the directory now; False where a daemon has it, and we may write beside it. Raises Failure."""
+    alone = await _hold(directory, held)
+    if not alone and (pending := (await asyncio.to_thread(examine, directory.path, LOOK_SECONDS)).pending):
+        raise Failure(
+            f"the daemon that runs in {directory.path} is older than this command: restart it ({len(pending)} new)"
+        )
+    return alone
+
+
 async def _hold(directory: DataDir, held: ExitStack) -> bool:
-    """Whether we have the directory now; False where a daemon has it."""
     for last in range(TRIES):
         try:
             held.enter_context(directory.only_one())

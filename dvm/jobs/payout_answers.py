@@ -1,8 +1,10 @@
-"""What a customer is told about a withdrawal: answers, which follow from its row alone, and the receipt."""
+"""How a payout ends in the books, and what its customer is told: answers, which follow from its row alone, and the
+receipt."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from dvm.jobs.shop import Shop, publication
 from dvm.ledger import Link, Payout, PayoutState, Publication, ReceiptMaker
@@ -28,6 +30,25 @@ def answer(shop: Shop, payout: Payout) -> tuple[Publication, ...]:
         log.warning("an answer about a withdrawal cannot be encrypted and is not sent", extra={"payout": payout.id})
         return ()
     return (publication(said, f"withdrawal-{payout.state}", payout.relays),)
+
+
+async def end_paid(shop: Shop, payout: Payout, fee_msat: int) -> tuple[Publication, ...] | None:
+    """reserved → paid, in one transaction with what is returned: it may be published now. None if it had ended
+    before. Raises LedgerError."""
+    now = next_second(shop.now(), payout.created_at)
+    said = answer(shop, replace(payout, state=PayoutState.PAID, fee_msat=fee_msat))
+    made: list[Publication] = []
+    maker = receipt_maker(shop, payout, now, made)
+    if not await shop.store.paid_out(payout.id, fee_msat, maker, said, now):
+        return None
+    return (*made[-1:], *said)
+
+
+async def end_failed(shop: Shop, payout: Payout, reason: str) -> tuple[Publication, ...] | None:
+    """reserved → failed, as `end_paid`; `reason` is "code: text"."""
+    said = answer(shop, replace(payout, state=PayoutState.FAILED, reason=reason))
+    now = next_second(shop.now(), payout.created_at)
+    return said if await shop.store.not_paid_out(payout.id, reason, said, now) else None
 
 
 def receipt_maker(shop: Shop, payout: Payout, at: int, made: list[Publication]) -> ReceiptMaker | None:

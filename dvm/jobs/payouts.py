@@ -18,13 +18,12 @@ from dataclasses import dataclass, field, replace
 
 from dvm.jobs.outbox import Outbox
 from dvm.jobs.payees import PayoutRefused, payable
-from dvm.jobs.payout_answers import answer, receipt_maker
+from dvm.jobs.payout_answers import answer, end_failed, end_paid
 from dvm.jobs.payout_steps import Declined, Due, Effect, Happening, Said, Step, Told, step
 from dvm.jobs.shop import Shop
 from dvm.jobs.trouble import Trouble
-from dvm.ledger import LedgerError, Payout, PayoutState, Publication, TooLittle, TooMuch
+from dvm.ledger import LedgerError, Payout, PayoutState, TooLittle, TooMuch
 from dvm.lightning.base import InvoiceState, Payment, WalletError, WalletInfo
-from dvm.nip90 import next_second
 from dvm.nostr.event import Event
 
 log = logging.getLogger(__name__)
@@ -339,13 +338,9 @@ class Payouts:
 
     async def _charge(self, entry: _Open, payout: Payout, fee_msat: int) -> bool:
         shop = self._shop
-        now = next_second(shop.now(), payout.created_at)
-        said = answer(shop, replace(payout, state=PayoutState.PAID, fee_msat=fee_msat))
-        made: list[Publication] = []
-        maker = receipt_maker(shop, payout, now, made)
         if entry.doubt is None:
             entry.doubt = shop.now()  # should the database fail now: it was sent
-        if await shop.store.paid_out(payout.id, fee_msat, maker, said, now):
+        if (said := await end_paid(shop, payout, fee_msat)) is not None:
             log.info("paid out", extra=_facts(payout) | {"fee_msat": fee_msat})
             if fee_msat > payout.fee_limit_msat:
                 if payout.customer is not None:
@@ -354,13 +349,11 @@ class Payouts:
                     "the wallet paid more for routing than the limit; the customer was charged the limit",
                     extra=_facts(payout) | {"fee_msat": fee_msat, "fee_limit_msat": payout.fee_limit_msat},
                 )
-            self._outbox.send((*made[-1:], *said))
+            self._outbox.send(said)
         return True
 
     async def _return(self, payout: Payout, why: PayoutRefused) -> bool:
-        said = answer(self._shop, replace(payout, state=PayoutState.FAILED, reason=str(why)))
-        now = next_second(self._shop.now(), payout.created_at)
-        if await self._shop.store.not_paid_out(payout.id, str(why), said, now):
+        if (said := await end_failed(self._shop, payout, str(why))) is not None:
             log.info("not paid out", extra=_facts(payout) | {"reason": str(why)})
             self._outbox.send(said)
         return True

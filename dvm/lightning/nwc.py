@@ -180,8 +180,9 @@ class NwcWallet:
         fee = result.get("fees_paid")
         preimage = result.get("preimage")
         if nip47.opens(preimage, said.payment_hash):
-            sane = type(fee) is int and 0 <= fee <= MAX_MSAT  # what no database holds would never be charged
-            return Payment(InvoiceState.SETTLED, fee if sane else 0, str(preimage))
+            if type(fee) is not int or not 0 <= fee <= MAX_MSAT:  # what no database holds could never be charged
+                fee = 0
+            return Payment(InvoiceState.SETTLED, fee, str(preimage))
         return await self._outcome(
             said.payment_hash, WalletError("untrustworthy", "the wallet's preimage is not the invoice's")
         )
