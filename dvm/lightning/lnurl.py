@@ -6,6 +6,7 @@ import logging
 import time
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from dvm.lightning.bolt11 import MAX_MSAT, InvalidInvoice, decode
 from dvm.lightning.lnurl_address import InvalidLnurl, pay_url
@@ -114,7 +115,7 @@ class LnurlClient:
             raise LnurlError("its server gave an invoice that demands what no wallet here knows")
         if invoice.description_hash not in (None, description_hash(zap_request or params.metadata)):
             # LUD-06 once required it; many servers do not care, and it is not what protects the payer.
-            log.debug("an LNURL server's invoice commits to another text", extra={"server": params.url})
+            log.debug("an LNURL server's invoice commits to another text", extra={"server": urlsplit(params.url).netloc})
         return bolt11
 
     def _params(self, url: str, answer: dict[str, Any]) -> PayParams:
