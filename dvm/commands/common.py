@@ -8,6 +8,22 @@ from typing import Annotated, Any
 
 import typer
 
+from dvm.pricing import sats
+
+__all__ = [
+    "CONFIG",
+    "DATA",
+    "RELAYS",
+    "AsJson",
+    "ConfigPath",
+    "DataPath",
+    "Failure",
+    "RelaysPath",
+    "count",
+    "print_json",
+    "sats",
+]
+
 ConfigPath = Annotated[Path, typer.Option("--config", help="What is sold, for how much, where it is paid.")]
 RelaysPath = Annotated[Path, typer.Option("--relays", help="Where to listen and publish.")]
 DataPath = Annotated[Path, typer.Option("--data", help="Directory of the ledger and the key.")]
@@ -30,10 +46,3 @@ def print_json(value: Any) -> None:
 def count(number: int, what: str) -> str:
     """So many of something, with its plural."""
     return f"{number:,} {what}" + ("" if number == 1 else "s")
-
-
-def sats(msat: int) -> str:
-    """An amount for people: sats, with msat only where there are any."""
-    whole, rest = divmod(abs(msat), 1000)
-    text = f"{whole:,}" + (f".{rest:03d}" if rest else "")
-    return f"{'-' if msat < 0 else ''}{text} sat"

@@ -33,6 +33,7 @@ from dvm.nip90 import (
 from dvm.nostr.encryption import EncryptError
 from dvm.nostr.event import Event
 from dvm.nostr.filters import Filter
+from dvm.pricing import sats
 
 log = logging.getLogger(__name__)
 
@@ -149,14 +150,15 @@ class Accounts:
         if amount is None:
             raise PayoutRefused("invalid-amount", "how much is to be paid?")
         if amount < settings.payout_min_msat:
-            raise PayoutRefused("too-small", f"at least {settings.payout_min_msat} msat may be withdrawn at a time")
+            raise PayoutRefused("too-small", f"at least {sats(settings.payout_min_msat)} may be withdrawn at a time")
         # Before anything is asked of others: whoever has no money makes us ask nobody.
         fee = fee_limit(amount, fee_msat=settings.fee_msat, fee_ppm=settings.fee_ppm)
         available = (await shop.store.balance(request.customer)).available
         if available < amount + fee:
             raise PayoutRefused(
                 "insufficient",
-                f"your balance is {available} msat, and {amount} msat with a fee of at most {fee} msat were to be paid",
+                f"your balance is {sats(available)}, and {sats(amount)} with a fee of at most {sats(fee)} "
+                "were to be paid",
             )
         network = (await self._payouts.wallet_info()).network
         if bolt11 is None:

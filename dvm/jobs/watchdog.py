@@ -21,6 +21,7 @@ from dvm.nostr.encryption import EncryptError
 from dvm.nostr.event import Event
 from dvm.nostr.filters import Filter
 from dvm.nostr.nip17 import MESSAGE_RELAYS, message_relays, private_message
+from dvm.pricing import sats
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Watchdog:
         self._payouts = payouts
         self._info: WalletInfo | None = None
         self._answered_at = shop.now()
+        self._silence = ""  # what the wallet last failed with
         self._owed = 0
         self._short = False
         self._alarms = {
@@ -77,6 +79,12 @@ class Watchdog:
             logging.ERROR,
             "the wallet holds less than customers are owed, so nothing new is sold: see `dvm reconcile`",
             "the wallet holds what customers are owed again, and new jobs are sold",
+        )
+        self._away = Trouble(
+            log,
+            logging.ERROR,
+            f"the wallet has not answered for {AWAY_SECONDS // 60} minutes, and nobody can pay: see `dvm doctor`",
+            "the wallet answers again",
         )
 
     # --- what others ask of it -------------------------------------------------------------------------
@@ -133,6 +141,10 @@ class Watchdog:
             self._missing.failing(balance_msat=self.balance, owed_msat=self._owed)
         else:
             self._missing.fine(balance_msat=self.balance, owed_msat=self._owed)
+        if self.silent_seconds >= AWAY_SECONDS:
+            self._away.failing(error=self._silence)
+        else:
+            self._away.fine()
         for name, trouble in self._troubles().items():
             if text := self._alarms[name].see(trouble, self._shop.now()):
                 await self._tell(text)
@@ -146,6 +158,7 @@ class Watchdog:
                 info = await self._shop.wallet.info()
         except (WalletError, TimeoutError) as error:
             log.debug("the wallet does not tell its balance", extra={"error": str(error)})
+            self._silence = str(error) or f"no answer within {INFO_SECONDS:g} s"
             self._answered(None, error.code if isinstance(error, WalletError) else "unreachable")
             return None
         self._answered(info, None)
@@ -164,8 +177,9 @@ class Watchdog:
     def _troubles(self) -> dict[str, str | None]:
         short = away = late = dear = None
         if self._short:
+            held = "what it does not tell now" if self.balance is None else sats(self.balance)
             short = (
-                f"Nothing new is sold: the wallet holds {self.balance} msat, and customers are owed {self._owed} msat. "
+                f"Nothing new is sold: the wallet holds {held}, and customers are owed {sats(self._owed)}. "
                 "Put in what is missing, or find out where it went: `dvm reconcile`."
             )
         if (silent := self.silent_seconds) >= AWAY_SECONDS:
@@ -174,12 +188,12 @@ class Watchdog:
             msat = sum(each.msat for each in overdue)
             late = (
                 f"The wallet has not said for more than {LONG_SECONDS // 60} minutes what became of "
-                f"{len(overdue)} payments, together {msat} msat, which stay reserved. The oldest has the payment hash "
+                f"{len(overdue)} payments, together {sats(msat)}, which stay reserved. The oldest has the payment hash "
                 f"{overdue[0].payment_hash}: look for it in the wallet. See `dvm reconcile`."
             )
         if (loss := self._payouts.loss()) >= LOSS_MSAT:
             dear = (
-                f"Withdrawals are refused: within a day the wallet has paid {loss} msat more for routing than the fee "
+                f"Withdrawals are refused: within a day the wallet has paid {sats(loss)} more for routing than the fee "
                 "limits allow, which is your loss. Raise payouts.fee_sats to what the wallet itself allows, or lower "
                 "that."
             )

@@ -128,17 +128,6 @@ def accounts(db: sqlite3.Connection) -> dict[str, int]:
     return found
 
 
-def owed(db: sqlite3.Connection) -> int:
-    """What customers are owed in all, in msat: their balances, what is held for their jobs, and what is reserved
-    for their withdrawals. The operator's own payouts are not among it."""
-    total: int = db.execute(
-        "SELECT (SELECT coalesce(sum(msat), 0) FROM accounts WHERE name LIKE 'customer:%' OR name LIKE 'held:%')"
-        " + (SELECT coalesce(sum(msat + fee_limit_msat), 0) FROM payouts"
-        "    WHERE state = 'reserved' AND customer IS NOT NULL)"
-    ).fetchone()[0]
-    return total
-
-
 def report(db: sqlite3.Connection, since: int) -> list[UsageRow]:
     rows = db.execute(
         "SELECT strftime('%Y-%m-%d', at, 'unixepoch') AS day, kind, model, count(*), sum(input), sum(cached),"

@@ -14,6 +14,7 @@ from dvm.pricing.prices import (
     price_from_json,
     price_to_json,
     quote,
+    sats,
 )
 
 __all__ = [
@@ -30,4 +31,5 @@ __all__ = [
     "price_from_json",
     "price_to_json",
     "quote",
+    "sats",
 ]

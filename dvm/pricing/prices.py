@@ -132,6 +132,13 @@ def whole_sats(msat: int) -> int:
     return -(-msat // MSAT) * MSAT
 
 
+def sats(msat: int) -> str:
+    """An amount for people: sats, with msat only where there are any."""
+    whole, rest = divmod(abs(msat), MSAT)
+    text = f"{whole:,}" + (f".{rest:03d}" if rest else "")
+    return f"{'-' if msat < 0 else ''}{text} sat"
+
+
 def price_to_json(price: Price) -> dict[str, Any]:
     """For storing beside the job: what was quoted is what is billed."""
     match price:

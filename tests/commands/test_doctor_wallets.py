@@ -18,7 +18,7 @@ from dvm.secrets import WALLET_SECRETS
 from tests.commands.examined import Examined, doctor
 from tests.commands.running import Runner
 from tests.commands.shops import write_shop
-from tests.ledger.books import NOW, receipt_for, zap
+from tests.ledger.books import NOW, receipt_for, withdrawal, zap
 from tests.standins import cln, lnbits_api
 from tests.standins.lnbits_api import ADMIN, INVOICE, LnbitsNode
 from tests.standins.loopback import Loopback
@@ -135,6 +135,21 @@ async def test_a_wallet_that_holds_less_than_customers_are_owed(shop: Shop) -> N
         node.balance_msat = 21_000
         found = await shop.examine("lnbits", url, ADMIN, REGTEST)
         assert found.one("wallet balance")["state"] == "ok"
+
+
+async def test_what_is_leaving_may_be_gone_from_the_wallet_already(shop: Shop) -> None:
+    """As the watchdog sees it, which goes on selling."""
+    store = await SqliteStore.open(shop.here / "data")
+    try:
+        await store.expect(top_up := zap("a top-up", 21_000))
+        await store.deposit(top_up.payment_hash, 21_000, NOW, receipt_for("alice"))
+        assert await store.reserve(withdrawal(1, 10_000, 1_000), day_limit=0)
+    finally:
+        await store.close()
+    async with served(lnbits_api.loopback(LnbitsNode(balance_msat=11_000))) as url:
+        found = await shop.examine("lnbits", url, ADMIN, REGTEST)
+    told = found.one("wallet balance")
+    assert (told["state"], told["seen"]) == ("ok", "it holds 11 sat, and customers are owed 10 sat")
 
 
 @pytest.mark.parametrize(("receivable", "state"), [(0, "failed"), (5_000_000, "warning"), (50_000_000, "ok")])

@@ -17,6 +17,7 @@ from dvm.jobs.watchdog import REMIND_SECONDS, Alarm, Watchdog
 from dvm.lightning.base import WalletError
 from dvm.nostr.keys import Keys
 from dvm.nostr.nip59 import unwrap
+from dvm.pricing import sats
 from tests.standins.cashier import DEPOSIT, QUICK, Cashier, Purse
 from tests.standins.waiting import until
 
@@ -71,7 +72,7 @@ async def test_a_wallet_that_has_too_little_ends_selling_and_the_operator_is_tol
         await at.dog.look()
         assert at.refuses
         (message,) = at.told()
-        assert f"{DEPOSIT - 1} msat" in message
+        assert sats(DEPOSIT - 1) in message
         errors = [record for record in caplog.records if record.levelno == logging.ERROR]
         assert len(errors) == 1, "told once in the log"
         at.cashier.purse.balance = DEPOSIT
@@ -140,15 +141,22 @@ async def test_a_wallet_that_does_not_answer_changes_nothing(tmp_path: Path, sho
         assert at.refuses is short
 
 
-async def test_a_wallet_that_is_away_for_long_is_told_and_its_return(tmp_path: Path) -> None:
+async def test_a_wallet_that_is_away_for_long_is_told_and_its_return(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with watched(tmp_path, balance=DEPOSIT) as at:
         await at.dog.look()
         at.cashier.purse.error = WalletError("unreachable", "away")
         at.cashier.later = 300
         await at.dog.look()
         assert at.told() == []
+        assert not any(record.levelno == logging.ERROR for record in caplog.records)
         at.cashier.later = 700
         await at.dog.look()
+        await at.dog.look()
+        (logged,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+        assert "nobody can pay" in logged.message
+        assert logged.error == "unreachable: away"  # type: ignore[attr-defined]
         assert "has not answered for 11 minutes" in at.told()[-1]
         assert at.dog.silent_seconds >= 600
         at.cashier.purse.error = None
