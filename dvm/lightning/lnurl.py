@@ -115,7 +115,9 @@ class LnurlClient:
             raise LnurlError("its server gave an invoice that demands what no wallet here knows")
         if invoice.description_hash not in (None, description_hash(zap_request or params.metadata)):
             # LUD-06 once required it; many servers do not care, and it is not what protects the payer.
-            log.debug("an LNURL server's invoice commits to another text", extra={"server": urlsplit(params.url).netloc})
+            log.debug(
+                "an LNURL server's invoice commits to another text", extra={"server": urlsplit(params.url).netloc}
+            )
         return bolt11
 
     def _params(self, url: str, answer: dict[str, Any]) -> PayParams:
