@@ -47,6 +47,7 @@ class Engine:
         self.watchdog = Watchdog(shop, self.outbox, self.payouts)
         shop.policies = (*shop.policies, self.watchdog.policy)
         shop.receivable = self.watchdog.receivable
+        shop.selling = lambda: self.watchdog.selling
         self.zaps: Zaps | None = None
         self.zap_receipts: ZapReceipts | None = None
         if shop.zaps is not None and shop.zaps.own:

@@ -93,6 +93,7 @@ class Shop:
     zaps: ZapSettings | None = None
     lnurl: LnurlClient = field(default_factory=LnurlClient)
     receivable: Callable[[], int | None] = lambda: None  # msat that the wallet can receive, if it tells
+    selling: Callable[[], bool] = lambda: True  # False while the wallet holds less than customers are owed
     _read: dict[str, JobRequest] = field(default_factory=dict, init=False)
 
     def now(self) -> int:

@@ -130,6 +130,8 @@ class Zaps:
         except LedgerError as error:
             log.error("a zap cannot be taken", extra={"error": str(error)})
             raise NoInvoice("not at the moment: try again later") from None
+        if target.customer is not None and not self._shop.selling():
+            raise NoInvoice("nothing is sold at the moment, and no balance is topped up: try again later")
         invoice = await self._make(msat, zap_request)
         await self._expect(invoice, target.customer or GIFT, target.job, zap_request)
         return invoice.bolt11

@@ -285,3 +285,14 @@ async def test_nostr_tools_zaps_us_and_would_have_made_the_same_receipt(scene: S
     payer = request.pubkey if about == "profile" else scene.buyer.keys.pubkey
     if about == "profile":
         assert await scene.balance(payer) == MSAT
+
+
+async def test_a_shop_that_owes_more_than_it_has_takes_gifts_and_no_more_of_what_it_would_owe(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scene.shop.engine.watchdog, "_short", True)
+    await scene.refused(scene.request(), "nothing is sold at the moment")
+    assert scene.shop.engine.zaps is not None
+    assert decode(await scene.shop.engine.zaps.invoice(MSAT)).msat == MSAT
+    monkeypatch.setattr(scene.shop.engine.watchdog, "_short", False)
+    assert decode(await scene.ask(scene.request())).msat == MSAT
