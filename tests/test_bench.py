@@ -22,7 +22,7 @@ if not sys.platform.startswith("linux"):
 from dvm.ledger.sqlite import FILE
 from scripts.benchmarks.history import check, write_history
 from scripts.benchmarks.peers import OURS, PEERS, Unavailable, find_python
-from scripts.benchmarks.report import FIGURES, notes, show, times_better, verdicts
+from scripts.benchmarks.report import FIGURES, notes, open_quotes_verdicts, show, times_better, verdicts
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALLEST = {
@@ -34,6 +34,9 @@ SMALLEST = {
     "starts": 1,
     "quotes": 4,
     "history": 30,
+    "sweep": 1,
+    "sweeps": 2,
+    "payments": 3,
 }
 
 
@@ -72,6 +75,13 @@ async def test_the_smallest_run_has_every_figure_for_both_databases(tmp_path: Pa
         assert values["quotes"] == SMALLEST["quotes"]
     for load in ("invoice", "balance"):
         assert report["databases"]["full"][f"{load}_rounds"][0]["jobs"] == SMALLEST["jobs"]
+    few, many = report["open_quotes"][0], report["open_quotes"][-1]
+    assert (few["quotes"], many["quotes"]) == (1, SMALLEST["quotes"])
+    for row in report["open_quotes"]:
+        assert row["pushed"]["paid"] == row["lost"]["paid"] == SMALLEST["payments"]
+        assert row["pushed"]["calls_per_payment"] == 1
+        assert row["lost"]["start_p99_ms"] > 0
+        assert all(row[case]["by_method"]["list_transactions"] > 0 for case in ("pushed", "lost", "restarted"))
     assert {verdict["what"] for verdict in report["verdicts"]} >= {"empty: start to ready", "full/empty: start_seconds"}
     assert report["machine"]["python"]
     assert list(tmp_path.iterdir()) == [tmp_path / "found.json"]  # nothing is left behind
@@ -138,6 +148,12 @@ def test_a_figure_is_judged_against_its_aim_and_against_the_empty_database() -> 
         "full/empty: invoice_jobs_per_second": False,
         "full/empty: invoice_multiple": True,
     }
+
+
+def test_more_calls_with_more_open_quotes_miss_the_aim() -> None:
+    few = {"number": 10, **{case: {"calls_per_minute": 3.0} for case in ("pushed", "lost", "restarted")}}
+    many = {**few, "number": 10_000, "restarted": {"calls_per_minute": 7.0}}
+    assert [verdict["met"] for verdict in open_quotes_verdicts([few, many])] == [True, True, False]
 
 
 def test_the_better_peer_counts_and_a_skipped_one_does_not() -> None:

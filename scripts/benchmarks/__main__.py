@@ -17,15 +17,27 @@ from typing import Any
 
 from rich.console import Console
 
-from scripts.benchmarks import measures, peers
+from scripts.benchmarks import measures, open_quotes, peers
 from scripts.benchmarks.history import write_history
 from scripts.benchmarks.machine import describe, share_out
 from scripts.benchmarks.measures import Bench, Sizes
 from scripts.benchmarks.processes import Broken
-from scripts.benchmarks.report import notes, show, verdicts
+from scripts.benchmarks.report import notes, open_quotes_verdicts, show, verdicts
 
-MEASURES = ("start", "invoice", "latency", "balance", "memory", "peers")
-QUICK = Sizes(seconds=2.0, rounds=1, warm_up=100, at_rest=40, starts=2, quotes=1000, history=5000, peer_rounds=1)
+MEASURES = ("start", "invoice", "latency", "balance", "memory", "open-quotes", "peers")
+QUICK = Sizes(
+    seconds=2.0,
+    rounds=1,
+    warm_up=100,
+    at_rest=40,
+    starts=2,
+    quotes=1000,
+    history=5000,
+    peer_rounds=1,
+    sweep=1,
+    sweeps=3,
+    payments=40,
+)
 
 
 def main() -> int:
@@ -65,7 +77,11 @@ def _parser() -> argparse.ArgumentParser:
         ("outstanding", "jobs under way at a time"),
         ("at_rest", "jobs one at a time"),
         ("starts", "of the daemon"),
-        ("quotes", "left open, for the memory"),
+        ("quotes", "left open"),
+        ("sweep", "seconds from one to the next, with open quotes"),
+        ("sweeps", "while nobody pays a quote"),
+        ("payments", "of open quotes"),
+        ("payments_per_second", "of those"),
         ("history", "finished jobs in the full database"),
         ("peer_jobs", "free jobs at once"),
         ("peer_rounds", "of those"),
@@ -100,12 +116,15 @@ async def _run(options: argparse.Namespace) -> dict[str, Any]:
             _say(f"the machine is busy (load average {report['machine']['load_average']}): these figures mean little")
         os.sched_setaffinity(0, cores.others)
         databases = ("empty", "full") if options.database == "both" else (options.database,)
-        for name in databases if wanted != {"peers"} else ():
+        for name in databases if wanted - {"peers", "open-quotes"} else ():
             place = await _empty(Path(base)) if name == "empty" else await _full(Path(base), sizes)
             report["databases"][name] = await _measure(Bench(cores, sizes, place, _prefixed(name)), wanted)
         place = await _empty(Path(base))
-        report["peers"] = await peers.compare(Bench(cores, sizes, place, _say)) if "peers" in wanted else None
+        compared = Bench(cores, sizes, place, _say)
+        report["open_quotes"] = await open_quotes.compare(compared) if "open-quotes" in wanted else None
+        report["peers"] = await peers.compare(compared) if "peers" in wanted else None
     report["verdicts"] = verdicts(report["databases"], report["peers"])
+    report["verdicts"] += open_quotes_verdicts(report["open_quotes"]) if report["open_quotes"] else []
     report["notes"] = notes(report)
     return report
 

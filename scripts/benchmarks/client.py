@@ -14,8 +14,8 @@ import asyncio
 import random
 import socket
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count as count_up
 from itertools import cycle, islice
@@ -52,12 +52,15 @@ class Unsigned:
 
 @dataclass(slots=True)
 class Times:
-    """When what happened to one job, in seconds of the performance counter; 0.0 is never.
+    """When what happened to one job, in seconds of the performance counter; 0.0 is never. `settled`: when it was
+    paid, in unix seconds, by which the daemon's log goes.
 
     `found`: some answer had to be asked for, so the times are not the daemon's.
     """
 
     request: Event
+    bolt11: str = ""
+    settled: float = 0.0
     asked: float = 0.0
     quoted: float = 0.0
     paid: float = 0.0
@@ -81,7 +84,8 @@ class Lost:
 class Customer:
     """Asks, pays and waits until the event that `until` names. `keys` are used in turn.
 
-    `timeout`: seconds after which a job is given up (and counted as lost), never an error.
+    `timeout`: seconds after which a job is given up (and counted as lost), never an error. `patience`: seconds
+    after which the relay is asked for what a job waits for.
     """
 
     url: str
@@ -90,6 +94,7 @@ class Customer:
     until: Until = "receipt"
     relays: tuple[str, ...] = ()
     timeout: float = TIMEOUT
+    patience: float = PATIENCE
     lost: Lost = field(default_factory=Lost)
 
     async def __aenter__(self) -> Customer:
@@ -128,19 +133,16 @@ class Customer:
         the daemon's sweep must be able to find what the relay did not bring it.
         """
         request = unsigned.draft.sign(unsigned.keys, int(time.time()))
-        future = self._waiting[request.id] = asyncio.get_running_loop().create_future()
-        times = self._jobs[request.id] = Times(request, asked=time.perf_counter())
-        await self._writer.send(request)
-        try:
-            async with asyncio.timeout(self.timeout):
-                await future
-        except TimeoutError:
-            self.lost.jobs += 1
-            return None
-        finally:
-            self._waiting.pop(request.id, None)
-            del self._jobs[request.id]
-        return times
+        times = Times(request, asked=time.perf_counter())
+        with self._followed(times) as future:
+            await self._writer.send(request)
+            return times if await self._in_time(future) else None
+
+    async def pay(self, quoted: Times) -> Times | None:
+        """A job that was asked `until` its quote, from the payment to its end; None if it had none in time."""
+        with self._followed(quoted) as future:
+            self._pay(quoted)
+            return quoted if await self._in_time(future) else None
 
     async def ask_all(self, requests: Sequence[Unsigned], outstanding: int) -> list[Times]:
         """Closed loop: always so many jobs under way, until all are done. Those that were answered."""
@@ -164,6 +166,32 @@ class Customer:
                 await asyncio.sleep(max(0.0, began + due - time.perf_counter()))
                 tasks.append(group.create_task(self.ask(request)))
         return [times for task in tasks if (times := task.result())]
+
+    # One job
+
+    @contextmanager
+    def _followed(self, times: Times) -> Iterator[asyncio.Future[None]]:
+        job = times.request.id
+        future = self._waiting[job] = asyncio.get_running_loop().create_future()
+        self._jobs[job] = times
+        try:
+            yield future
+        finally:
+            self._waiting.pop(job, None)
+            del self._jobs[job]
+
+    async def _in_time(self, future: asyncio.Future[None]) -> bool:
+        try:
+            async with asyncio.timeout(self.timeout):
+                await future
+        except TimeoutError:
+            self.lost.jobs += 1
+            return False
+        return True
+
+    def _pay(self, times: Times) -> None:
+        times.paid, times.settled = time.perf_counter(), time.time()
+        self._payments.write(times.bolt11.encode() + b"\n")
 
     # What comes in
 
@@ -229,17 +257,20 @@ class Customer:
         if status[1] != "payment-required" or times.quoted:
             return False
         times.quoted = now
+        times.bolt11 = next(tag[2] for tag in tags if tag[0] == "amount")
         if self.until == "quote":
             self._reached("quote", job)
         else:
-            times.paid = time.perf_counter()
-            self._payments.write(next(tag[2] for tag in tags if tag[0] == "amount").encode() + b"\n")
+            self._pay(times)
         return True
 
     def _reached(self, what: Until, job: str) -> None:
         """The job ends with what we wait for; a result may overtake its receipt, or be overtaken."""
         future, times = self._waiting.get(job), self._jobs[job]
-        complete = what == self.until if self.until != "receipt" else times.receipted and times.answered
+        if self.until == "receipt":
+            complete = bool(times.receipted and times.answered)
+        else:  # asked until its quote and paid later, it ends with its result
+            complete = what == ("result" if self.until == "quote" and times.paid else self.until)
         if complete and future is not None and not future.done():
             future.set_result(None)
 
@@ -253,8 +284,10 @@ class Customer:
     async def _look_after(self) -> None:
         while True:
             await asyncio.sleep(PATIENCE / 4)
-            overdue = time.perf_counter() - PATIENCE
-            late = [job for job, times in self._jobs.items() if max(times.asked, times.looked_after) < overdue]
+            overdue = time.perf_counter() - self.patience
+            late = [
+                job for job, times in self._jobs.items() if max(times.asked, times.paid, times.looked_after) < overdue
+            ]
             for start in range(0, len(late), _ASKED_AT_ONCE):
                 with suppress(ConnectionClosed, TimeoutError):
                     await self._fetch(late[start : start + _ASKED_AT_ONCE])

@@ -41,6 +41,10 @@ class Sizes:
     pause: float = 0.03
     starts: int = 5
     quotes: int = 10_000
+    sweep: int = 2
+    sweeps: int = 10
+    payments: int = 300
+    payments_per_second: int = 20
     history: int = 100_000
     peer_jobs: int = 200
     peer_rounds: int = 3
@@ -75,7 +79,7 @@ async def invoices(bench: Bench, *, latency: bool) -> dict[str, Any]:
     sizes = bench.sizes
     async with (
         shop(bench.place("invoice"), PER_REQUEST, bench.cores) as stage,
-        Customer(stage.url, stage.till, _keys(CUSTOMERS)) as customer,
+        Customer(stage.url, stage.till, customers()) as customer,
     ):
         found = await _load(bench, stage, customer, "invoice", INVOICE_SIGNATURES)
         if latency:
@@ -100,7 +104,7 @@ async def invoices(bench: Bench, *, latency: bool) -> dict[str, Any]:
 async def balances(bench: Bench) -> dict[str, Any]:
     """Jobs priced by the token and paid from a balance: no invoice, no quote."""
     directory = bench.place("balance")
-    keys = _keys(CUSTOMERS)
+    keys = customers()
     await write_balances(directory / "data", [each.pubkey for each in keys], BALANCE_MSAT)
     async with (
         shop(directory, PER_TOKEN, bench.cores) as stage,
@@ -114,15 +118,15 @@ async def memory(bench: Bench) -> dict[str, Any]:
     """How many bytes the daemon grows by with each quote that nobody pays."""
     sizes = bench.sizes
     async with shop(bench.place("memory"), PER_REQUEST, bench.cores) as stage:
-        keys = _keys(CUSTOMERS)
+        keys = customers()
         # What the daemon needs once, whatever comes, it shall need before the first reading.
         async with Customer(stage.url, stage.till, keys) as customer:
             await customer.ask_all(customer.prepare(sizes.warm_up), sizes.outstanding)
-        before, open_before = await _settled(stage), _open_quotes(stage)
+        before, open_before = await resident_at_rest(stage), open_quotes(stage)
         async with Customer(stage.url, None, keys, until="quote") as customer:
             await customer.ask_all(customer.prepare(sizes.quotes), sizes.outstanding)
             lost = customer.lost
-        after, quotes = await _settled(stage), _open_quotes(stage) - open_before
+        after, quotes = await resident_at_rest(stage), open_quotes(stage) - open_before
         if quotes <= 0:
             raise Broken("no quote was left open")
         return {
@@ -220,18 +224,24 @@ def percentile(ordered: Sequence[float], percent: int) -> float:
 
 def _aftermath(name: str, stage: Stage, lost: Lost) -> dict[str, Any]:
     """What the relay lost, and what the daemon complained of."""
+    return {f"{name}_lost": asdict(lost), f"{name}_log": complaints(stage)}
+
+
+def complaints(stage: Stage) -> dict[str, int]:
+    """What the daemon's log has beyond what is usual, and how often."""
     said: Counter[str] = Counter()
     for line in stage.daemon.lines():
-        if '"level": "info"' not in line and line.startswith("{"):
+        if '"level":"info"' not in line and line.startswith("{"):
             record = orjson.loads(line)
-            said[f"{record.get('level')}: {record.get('event')}"] += 1
-    return {f"{name}_lost": asdict(lost), f"{name}_log": dict(said.most_common(20))}
+            if record.get("level") != "info":
+                said[f"{record.get('level')}: {record.get('event')}"] += 1
+    return dict(said.most_common(20))
 
 
 # ── the daemon's state ────────────────────────────────────────────────────────────────────────────
 
 
-async def _settled(stage: Stage) -> int:
+async def resident_at_rest(stage: Stage) -> int:
     """The daemon's resident memory, once its outbox is empty and it has come to rest."""
     until = time.monotonic() + SETTLE_SECONDS
     while time.monotonic() < until and read(stage.data, _unsent):
@@ -244,10 +254,12 @@ def _unsent(db: Any) -> int:
     return int(db.execute("SELECT count(*) FROM outbox WHERE sent_at IS NULL").fetchone()[0])
 
 
-def _open_quotes(stage: Stage) -> int:
+def open_quotes(stage: Stage) -> int:
+    """How many are open, by the daemon's books."""
     query = "SELECT count(*) FROM jobs WHERE state = 'quoted'"
     return int(read(stage.data, lambda db: db.execute(query).fetchone()[0]))
 
 
-def _keys(count: int) -> list[Keys]:
-    return [Keys.generate() for _ in range(count)]
+def customers() -> list[Keys]:
+    """Fifty customers' keys."""
+    return [Keys.generate() for _ in range(CUSTOMERS)]

@@ -14,6 +14,8 @@ from contextlib import AbstractContextManager, asynccontextmanager, contextmanag
 from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
+
 from dvm.nostr import Keys
 from scripts.benchmarks.machine import Cores, cpu_seconds
 
@@ -58,6 +60,12 @@ class Child:
             if self.ended or time.monotonic() > until:
                 raise Broken(f"{self._log.stem} did not start:\n" + "\n".join(list(self.lines())[-20:]))
             await asyncio.sleep(0.002)
+
+    def tell(self, line: str) -> None:
+        """A line to its stdin, for a process that listens."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(line.encode() + b"\n")
+        self._process.stdin.flush()
 
     def lines(self) -> list[str]:
         """What it has said so far, whole lines only."""
@@ -171,23 +179,61 @@ async def shop(directory: Path, price: str, cores: Cores) -> AsyncIterator[Stage
             yield Stage(url, process, its_relay, keys.pubkey, directory)
 
 
-def daemon(directory: Path, keys: Keys, cores: Cores) -> AbstractContextManager[Child]:
+class PaperWallet:
+    """The paper wallet's process: `uri` connects to it, at the socket `till` anybody pays."""
+
+    def __init__(self, process: Child, uri: str, till: Path) -> None:
+        self.uri, self.till = uri, till
+        self._process = process
+        self._asked = 0
+
+    async def push(self, on: bool) -> None:
+        """Whether it tells what was paid, or its word is lost on the way."""
+        wanted = "on" if on else "off"
+        self._process.tell(f"pushes {wanted}")
+        await self._process.said(f'"pushes":"{wanted}"')
+
+    async def counts(self) -> dict[str, int]:
+        """The requests since this was last asked, by method."""
+        self._asked += 1
+        self._process.tell(f"counts {self._asked}")
+        said = orjson.loads(await self._process.said(f'"asked":"{self._asked}"'))
+        return dict(said["requests"])
+
+
+@asynccontextmanager
+async def paper_wallet(directory: Path, cores: Cores) -> AsyncIterator[PaperWallet]:
+    """The wallet service as a process of its own, behind a relay of its own: so the jobs' events are not in its way,
+    as they are not in a real wallet's."""
+    async with relay(directory, cores) as (url, _):
+        arguments: list[str | Path] = [sys.executable, "-m", "scripts.benchmarks.wallet", url, directory]
+        with child(arguments, directory / "wallet.log", cores.others, cwd=ROOT) as process:
+            said = orjson.loads(await process.said('"uri"'))
+            yield PaperWallet(process, said["uri"], Path(said["socket"]))
+
+
+def daemon(
+    directory: Path, keys: Keys, cores: Cores, env: Mapping[str, str] | None = None
+) -> AbstractContextManager[Child]:
     """`dvm run` on what `configure` wrote."""
     arguments = [sys.executable, "-m", "dvm", "run", "--log", "json"]
-    env = {"DVM_NSEC": keys.nsec(), "PYTHONPATH": str(ROOT)}
+    env = {"DVM_NSEC": keys.nsec(), "PYTHONPATH": str(ROOT), **(env or {})}
     return child(arguments, directory / "daemon.log", cores.daemon, cwd=directory, env=env)
 
 
-def configure(directory: Path, price: str, url: str) -> Keys:
-    """Write dvm.toml and relays.toml; the keys to run with.
+def configure(
+    directory: Path, price: str, url: str, *, wallet: str = "paper", limits: Mapping[str, int] | None = None
+) -> Keys:
+    """Write dvm.toml and relays.toml; the keys to run with. `wallet` is its type, `limits` are further ones.
 
     Limits that protect from strangers are off, the customer being one. Requests that the relay lost on their
     way to the daemon are found by its sweep, which comes before the customer gives a job up.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    further = "".join(f"{name} = {value}\n" for name, value in (limits or {}).items())
     (directory / "dvm.toml").write_text(
         f"""[wallet]
-type = "paper"
+type = "{wallet}"
 [models.echo]
 provider = "echo"
 input = 300
@@ -200,11 +246,12 @@ models = ["echo"]
 price = {price}
 [limits]
 jobs_per_minute = 0
+jobs_per_minute_total = 0
 open_quotes = 0
 open_quotes_total = 0
 sweep_seconds = 20
 allow_private_addresses = true
-"""
+{further}"""
     )
     (directory / "relays.toml").write_text(f'[[relay]]\nurl = "{url}"\n')
     return Keys.generate()

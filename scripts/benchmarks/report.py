@@ -70,6 +70,7 @@ FIGURES = (
 )
 # The floors are the machine's: between two runs they differ with its mood, not with the database.
 _NOT_COMPARED = frozenset({"invoice_floor_us", "balance_floor_us"})
+_CASES = {"pushed": "pushes arrive", "lost": "pushes are lost", "restarted": "after a restart"}
 _CONDITIONS = {"one": "each daemon on one processor", "all": "each on all processors"}
 
 
@@ -90,6 +91,18 @@ def verdicts(databases: dict[str, dict[str, Any]], peers: dict[str, Any] | None)
             met = better >= TIMES_BETTER
             what = f"times the better peer, {_CONDITIONS[condition]}"
             found.append(_verdict(what, better, f"≥ {TIMES_BETTER:g}", met))
+    return found
+
+
+def open_quotes_verdicts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Whether the most open quotes cost the wallet no more calls a minute than the fewest."""
+    few, many = rows[0], rows[-1]
+    found = []
+    for case, about in _CASES.items():
+        least, most = few[case]["calls_per_minute"], many[case]["calls_per_minute"]
+        what = f"wallet calls a minute, {many['number']:,} open quotes, {about}"
+        # A tenth: a minute does not begin with a sweep, and now and then all that has settled is listed anew.
+        found.append(_verdict(what, most, f"≤ {least:g}", most <= least * WORSE))
     return found
 
 
@@ -124,6 +137,8 @@ def show(report: dict[str, Any], console: Console) -> None:
     )
     if report["databases"]:
         console.print(_figures(report["databases"], report["sizes"]["history"]))
+    if report.get("open_quotes"):
+        console.print(_open_quotes(report["open_quotes"], report["sizes"]["sweep"]))
     for condition, each in (report["peers"] or {}).items():
         console.print(_peers(each, f"{report['sizes']['peer_jobs']} free echo jobs at once, {_CONDITIONS[condition]}"))
         if (times := times_better(each)) is not None:
@@ -152,6 +167,38 @@ def _figures(databases: dict[str, dict[str, Any]], history: int) -> Table:
         aim = "" if figure.aim is None else f"{'>' if figure.more else '<'} {figure.shown(figure.aim)}"
         table.add_row(figure.label, *cells, figure.unit, aim)
     return table
+
+
+def _open_quotes(rows: list[dict[str, Any]], sweep: int) -> Table:
+    table = Table(title=f"Open quotes; a sweep every {sweep} s, counted as if it were every minute")
+    table.add_column("figure")
+    for row in rows:
+        table.add_column(f"{row['number']:,} open", justify="right")
+    table.add_column("times", justify="right")
+    table.add_column("unit")
+
+    def add(label: str, unit: str, values: list[float | None], decimals: int = 1) -> None:
+        cells = ["–" if value is None else f"{value:,.{decimals}f}" for value in values]
+        times = f"{values[-1] / values[0]:.1f}" if values[0] and values[-1] else ""
+        table.add_row(label, *cells, times, unit)
+
+    for case, about in _CASES.items():
+        add(f"wallet calls, {about}", "1/min", [row[case]["calls_per_minute"] for row in rows])
+    for case, about in _CASES.items():
+        add(f"processor time, {about}", "ms/sweep", [row[case]["sweep_ms"] for row in rows], 0)
+    for what, about in (("start", "settlement → start"), ("result", "settlement → result")):
+        for percent in (50, 99):
+            values = [row["pushed"][f"{what}_p{percent}_ms"] for row in rows]
+            add(f"{about}, pushes arrive, p{percent}", "ms", values, 0)
+    for percent in (50, 99):
+        values = [row["lost"][f"start_p{percent}_ms"] / sweep / 1e3 for row in rows]
+        add(f"settlement → start, pushes are lost, p{percent}", "sweeps", values, 2)
+    add("memory per open quote", "kB", [_scaled(row.get("bytes_per_quote")) for row in rows])
+    return table
+
+
+def _scaled(value: float | None) -> float | None:
+    return None if value is None else value / 1e3
 
 
 def _worse(figure: Figure, values: list[float | None]) -> str:
@@ -196,6 +243,10 @@ def notes(report: dict[str, Any]) -> list[str]:
         found.append("one processor: nothing was pinned; daemon, relay and customer shared it")
     if machine["fsync_ms"] < 0.02:
         found.append("an fsync costs nothing here (a memory disk?): on a real one durable commits cost more")
+    for row in report.get("open_quotes") or ():
+        if any(row["lost_on_the_way"].values()) or row["log"]:
+            about = f"lost on the way {row['lost_on_the_way']}, the daemon complained: {row['log']}"
+            found.append(f"{row['number']:,} open quotes: {about}")
     for database, values in report["databases"].items():
         loads = [load for load in ("invoice", "balance") if f"{load}_rounds" in values]
         found += [_bottleneck(database, load, values) for load in loads]
