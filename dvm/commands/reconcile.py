@@ -146,4 +146,7 @@ def _print(found: list[Check]) -> None:
         for difference in check.differences:
             typer.echo(f"{'':9} {'':{width}}  {difference}")
     differences = sum(len(check.differences) for check in found)
-    typer.echo(f"\n{count(differences, 'difference')}" if differences else "\nnothing differs")
+    untried = sum(check.state == "not tried" for check in found)
+    told = count(differences, "difference") if differences else "nothing differs"
+    missing = f"; {count(untried, 'check')} could not be made" if untried else ""
+    typer.echo(f"\n{told}{missing}")

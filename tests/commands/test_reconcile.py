@@ -182,6 +182,7 @@ async def test_a_wallet_that_does_not_answer_is_told_and_is_no_difference(
     ran = await shop.run("reconcile", "--json")
     assert differing(ran) == {}
     assert [states(ran)[name] for name in ("balance", "payments in", "payments out")] == ["not tried"] * 3
+    assert (await shop.run("reconcile")).out.endswith("nothing differs; 3 checks could not be made\n")
 
 
 async def test_beside_a_daemon_that_has_the_paper_wallet(here: Path, shop: Till) -> None:
