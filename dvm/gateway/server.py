@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from errno import EADDRINUSE
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dvm.gateway.app import App
 
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 
 CONNECTIONS = 500  # at once; more are told to come again
 KEEP_ALIVE_SECONDS = 15
+REQUEST_SECONDS = 15.0  # for a request's head to arrive
 HEADER_BYTES = 65_536
 BACKLOG = 512
 
@@ -50,7 +52,7 @@ class Gateway:
             self._app,
             interface="asgi3",
             loop="none",
-            http="h11",
+            http=_Protocol,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -87,6 +89,28 @@ class Gateway:
             return
         self._server.should_exit = True
         await task
+
+
+class _Protocol(H11Protocol):
+    """Ends connections on which no request arrives, byte by byte or not at all: uvicorn waits for ever, and so few
+    who say nothing could take all the places."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._last: object = None
+        self._timer = self.loop.call_later(REQUEST_SECONDS, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._timer.cancel()
+        super().connection_lost(exc)
+
+    def _look(self) -> None:
+        answered = self.cycle is None or self.cycle.response_complete
+        if answered and self.cycle is self._last:
+            self.transport.close()
+            return
+        self._last = self.cycle if answered else None
+        self._timer = self.loop.call_later(REQUEST_SECONDS, self._look)
 
 
 class _Server(uvicorn.Server):

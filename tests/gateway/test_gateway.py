@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -14,7 +15,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from dvm.gateway import Gateway, GatewayError, Site, make_app
+from dvm.gateway import Gateway, GatewayError, Site, make_app, server
 from dvm.gateway.limits import Limit
 from dvm.jobs.zaps import NoInvoice
 
@@ -267,3 +268,35 @@ async def test_listening_to_the_world_is_warned_about(caplog: pytest.LogCaptureF
 async def test_the_offer_is_json_that_any_wallet_reads(client: httpx.AsyncClient) -> None:
     offer = (await client.get("/.well-known/lnurlp/shop")).json()
     assert json.loads(offer["metadata"])[0][0] == "text/plain"
+
+
+@pytest.mark.parametrize(
+    "first", [b"", b"GET /.well-known/nostr.json HTTP/1.1\r\nHost: a\r\n\r\n"], ids=["at once", "later"]
+)
+@pytest.mark.parametrize("trickle", [b"", b"G"], ids=["silent", "byte by byte"])
+async def test_whoever_asks_nothing_keeps_no_place(
+    monkeypatch: pytest.MonkeyPatch, first: bytes, trickle: bytes
+) -> None:
+    monkeypatch.setattr(server, "REQUEST_SECONDS", 0.05)
+    served = Gateway(make_app(Site(BASE, PUBKEY, "shop")), "127.0.0.1:0", shutdown_seconds=1)
+    await served.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+
+    async def talk() -> None:
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(trickle)
+                await writer.drain()
+                await asyncio.sleep(0.01)
+
+    writer.write(first)
+    talking = asyncio.create_task(talk())
+    try:
+        async with asyncio.timeout(10):  # for ever, otherwise
+            with contextlib.suppress(ConnectionError):
+                answer = await reader.read()
+                assert answer.startswith(b"HTTP/1.1 200") is bool(first)
+    finally:
+        talking.cancel()
+        writer.close()
+        await served.close()
