@@ -142,7 +142,7 @@ class Settlements:
         still = set(unsettled.payment_hashes)
         for payment_hash in self._stored - still:
             self._expected.pop(payment_hash, None)
-        self._stored = {payment_hash for payment_hash in self._expected if payment_hash in still}
+        self._stored = self._expected.keys() & still
 
     async def _look_up(self, unsettled: Unsettled) -> dict[str, Lookup]:
         wallet = self._shop.wallet
