@@ -268,13 +268,31 @@ async def test_an_invoice_that_lnd_has_not_got_costs_little(wallet: LndWallet, n
     assert node.calls.total() - before <= 5 * 2
 
 
-async def test_a_clock_that_is_wrong_by_hours_hides_no_invoice(wallet: LndWallet, node: LndStandin) -> None:
-    for skew in (-7_200, 7_200):
-        node.books.skew = skew
-        quote = node.books.fake(5_000)
-        await node.books.receive_for(quote)
-        found = await wallet.lookup_many([quote.payment_hash], int(time.time()))
-        assert found[quote.payment_hash].state is SETTLED
+@pytest.mark.parametrize("skew", [-7_200, 7_200])
+async def test_a_clock_that_is_wrong_by_hours_hides_no_invoice(wallet: LndWallet, node: LndStandin, skew: int) -> None:
+    node.books.skew = skew
+    quote = node.books.fake(5_000)
+    await node.books.receive_for(quote)
+    for _ in range(1_100):
+        node.books.fake(5_000)
+    found = await wallet.lookup_many([quote.payment_hash], int(time.time()))
+    assert found[quote.payment_hash].state is SETTLED
+
+
+async def test_how_many_blocks_are_left_is_never_told_from_memory(
+    wallet: LndWallet, node: LndStandin, hold_bench: HoldBench
+) -> None:
+    await node.books.receive_for(node.books.fake(5_000))
+    await anext(wallet.settlements())
+    async with accepted(hold_bench) as held:
+        payment_hash = held.invoice.payment_hash
+        for _ in range(1_100):
+            node.books.fake(5_000)
+        await until(lambda: node.books.listeners)
+        node.faults["/v1/invoice/"] = "refuse"
+        assert (await wallet.lookup_many([payment_hash], 0))[payment_hash].state is UNKNOWN
+        node.faults.clear()
+        assert (await wallet.lookup_many([payment_hash], 0))[payment_hash].state is HELD
 
 
 async def test_a_hold_invoice_of_before_a_restart_is_told_of_when_it_is_accepted(

@@ -21,6 +21,7 @@ import pytest
 
 NETWORK = "regtest"
 _CAPACITY = 10_000_000  # sats, half of it on either side
+_SEGWIT = 450  # blocks until it is active on a new chain of an older btcd: three periods of BIP 9, of 144 each
 _CREDENTIALS = ("rpc", "a-password-of-a-private-chain")
 _MACAROONS = f"data/chain/bitcoin/{NETWORK}"
 
@@ -247,7 +248,7 @@ async def _open(pair: LndPair, chain: Chain) -> None:
     await _until(has_an_address, pair.shop.daemon)
     await chain.stop()
     await chain.start(addresses[-1])
-    await chain.mine(110)  # the first ten are ripe then
+    await chain.mine(_SEGWIT)
     await asyncio.gather(pair.shop.ready(), pair.customer.ready())
     await pair.mine(1)
 
