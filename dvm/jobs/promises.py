@@ -220,12 +220,16 @@ class Promises:
         found = await self._shop.wallet.lookup(payment.payment_hash)
         if found.state is InvoiceState.SETTLED:
             await self._settled(job, payment, found)
-            self._trouble.fine()
+            if found.msat > 0:
+                self._trouble.fine()
         elif found.state is InvoiceState.FAILED:
             await self._lost(job, payment)
             self._trouble.fine()
 
     async def _settled(self, job: Job, payment: PendingPayment, found: Lookup) -> None:
+        if found.msat <= 0:  # of nothing no answer is delivered, and one wrong look-up stops no other promise
+            self._trouble.failing(job=job.id, error="the wallet calls it settled, and says that nothing was received")
+            return
         following = step(job.state, Settled())
         if job.state is JobState.SETTLING and Effect.POST in following.effects:
             finished = await self._shop.store.finished(job.id)

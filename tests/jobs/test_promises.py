@@ -12,7 +12,7 @@ import pytest
 
 from dvm.jobs.promises import preimage_of
 from dvm.ledger import JobState, StoreError
-from dvm.lightning.base import WalletError
+from dvm.lightning.base import InvoiceState, Lookup, WalletError
 from dvm.models import Chunk, ModelError, Usage
 from dvm.nostr.keys import Keys
 from tests.jobs.test_races import Gates
@@ -255,6 +255,29 @@ async def test_a_settlement_that_nobody_has_confirmed_is_confirmed_after_a_resta
     await shop.open()
     assert (await buyer.result(job)).content == "well"
     assert (await shop.balanced())["revenue"] == COST
+
+
+async def test_a_settlement_of_nothing_delivers_nothing_and_is_asked_about_again(
+    shop: Workshop, buyer: Customer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lookup, lied = shop.wallet.lookup, asyncio.Event()
+
+    async def nothing(payment_hash: str) -> Lookup:
+        found = await lookup(payment_hash)
+        if found.state is InvoiceState.SETTLED:
+            lied.set()
+            return Lookup(InvoiceState.SETTLED, 0)
+        return found
+
+    monkeypatch.setattr(shop.wallet, "lookup", nothing)
+    job, _ = await promised(shop, buyer)
+    await lied.wait()
+    await until(lambda: "nothing was received" in str([vars(each) for each in caplog.records]))
+    assert await shop.state(job) is JobState.SETTLING
+    assert buyer.results(job) == set()
+    monkeypatch.setattr(shop.wallet, "lookup", lookup)
+    assert (await buyer.result(job)).content == "well"
+    assert "unexpected error" not in caplog.text
 
 
 async def test_a_refund_that_failed_is_made_up_for(
