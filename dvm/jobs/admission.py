@@ -41,6 +41,9 @@ class Book(Protocol):
 
     def open_quotes(self, customer: str) -> int: ...
     def open_quotes_total(self) -> int: ...
+    def deleted_quotes(self) -> int:
+        """Those that were deleted and whose invoices could still be paid."""
+        ...
 
 
 Policy = Callable[[Event, Book], Refusal | None]
@@ -102,10 +105,10 @@ def open_quotes(limit: int) -> Policy:
 
 
 def open_quotes_total(limit: int) -> Policy:
-    """So many unpaid quotes in all: each costs the wallet an invoice."""
+    """So many unpaid quotes in all: each costs the wallet an invoice, which deleting it does not take back."""
 
     def policy(_request: Event, book: Book) -> Refusal | None:
-        if book.open_quotes_total() >= limit:
+        if book.open_quotes_total() + book.deleted_quotes() >= limit:
             return Refusal("busy", "too many quotes are unpaid at the moment: try again later", prepaid=True)
         return None
 

@@ -7,6 +7,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable
+from heapq import heappop, heappush
 
 from dvm.jobs.admission import Refusal, RefusedError, first_refusal
 from dvm.jobs.clockwatch import ClockWatch
@@ -53,6 +54,7 @@ class Intake:
         self._run = run
         self._open: Counter[str] = Counter()  # quotes that are unpaid, and those that are being made
         self._open_total = 0
+        self._deleted: list[int] = []  # a heap: until when the invoices of deleted quotes can be paid
         self._refusals: Counter[str] = Counter()
         self._refusals_since = 0
         self._started = shop.now()
@@ -78,6 +80,11 @@ class Intake:
 
     def open_quotes_total(self) -> int:
         return self._open_total
+
+    def deleted_quotes(self) -> int:
+        while self._deleted and self._deleted[0] <= self._shop.now():
+            heappop(self._deleted)
+        return len(self._deleted)
 
     def quote_opened(self, customer: str) -> None:
         self._open_total += 1
@@ -238,6 +245,8 @@ class Intake:
         self._outbox.send((said,))
         if job.state is JobState.QUOTED:
             self.quote_closed(job.customer)
+            self.deleted_quotes()
+            heappush(self._deleted, job.expires_at or 0)
         log.info("cancelled before it was paid", extra={"job": job.id})
         return True
 

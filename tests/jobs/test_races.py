@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from dvm.jobs.admission import standard_policies
 from dvm.ledger import JobState, Store, StoreError
 from dvm.models import Chunk, ModelError
 from dvm.nip90 import cancel_draft, request_draft
@@ -219,3 +220,21 @@ async def test_no_two_events_of_a_job_have_the_same_second_over_its_attempts(sho
     go.set()
     await buyer.receipt(job)
     assert len(set(stamps(buyer, job))) == len(stamps(buyer, job))
+
+
+async def test_quotes_that_are_asked_for_and_deleted_again_and_again_are_bounded(
+    shop: Workshop, buyer: Customer
+) -> None:
+    """Deleting a quote takes no invoice back: the wallet keeps it, and it is watched."""
+    await shop.close()
+    shop.policies = standard_policies(per_minute=0, quotes=1, quotes_total=3)
+    await shop.open()
+    for n in range(3):
+        job = await buyer.ask(f"question {n}")
+        await buyer.quote(job)
+        await buyer.cancel(job)
+        await buyer.feedback(job, "error")
+    refused = await buyer.ask("once more", providers=[shop.keys.pubkey])
+    assert (await buyer.feedback(refused, "error")).text.startswith("busy:")
+    shop.later += shop.settings.quote_seconds
+    assert shop.engine.intake.deleted_quotes() == 0
