@@ -24,6 +24,7 @@ from dvm.lightning.hints import Hints
 from dvm.lightning.places import MAX_INDEX, Place
 from dvm.lightning.registry import Setup
 from dvm.lightning.rest import Rest, clean
+from dvm.lightning.retries import Retries
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +188,7 @@ class ClnWallet:
             self._stream = asyncio.get_running_loop().create_task(self._follow_for_ever(), name="cln payments")
 
     async def _follow_for_ever(self) -> None:
-        pause = self._options.backoff
+        retries = Retries(log, self._options.backoff, self._options.max_backoff)
         place: Place | None = None
         last = 0
         while True:
@@ -195,11 +196,9 @@ class ClnWallet:
                 if place is None:
                     place, last = await self._begin()
                 last = await self._next(place, last)
-                pause = self._options.backoff
+                retries.fine()
             except WalletError as error:
-                log.warning("wallet: its payments cannot be followed, next try in %g s: %s", pause, error)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, self._options.max_backoff)
+                await retries.wait(error)
 
     async def _begin(self) -> tuple[Place, int]:
         """The place that was kept for this very node, or else where its payments are now."""

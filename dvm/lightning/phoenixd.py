@@ -27,6 +27,7 @@ from dvm.lightning.phoenixd_received import Received
 from dvm.lightning.places import Place
 from dvm.lightning.registry import Setup
 from dvm.lightning.rest import Refused, Rest, clean, tls_context
+from dvm.lightning.retries import Retries
 
 log = logging.getLogger(__name__)
 
@@ -186,7 +187,7 @@ class PhoenixdWallet:
 
     async def _follow_for_ever(self) -> None:
         """List what has come, whenever a push says so and every `poll` seconds; a push alone is no news."""
-        pause = self._options.backoff
+        retries = Retries(log, self._options.backoff, self._options.max_backoff)
         place: Place | None = None
         while True:
             try:
@@ -194,11 +195,9 @@ class PhoenixdWallet:
                     place = await self._begin()
                 self._wake.clear()
                 await self._tell(place)
-                pause = self._options.backoff
+                retries.fine()
             except WalletError as error:
-                log.warning("wallet: its payments cannot be followed, next try in %g s: %s", pause, error)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, self._options.max_backoff)
+                await retries.wait(error)
                 continue
             try:
                 async with asyncio.timeout(self._options.poll):
