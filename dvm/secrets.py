@@ -40,6 +40,7 @@ API_KEYS: Mapping[str, str] = MappingProxyType(
 )
 # A macaroon is a few hundred bytes; a larger file is not a secret but a mistake.
 MAX_SECRET_BYTES = 16_384
+_MACAROON = b"\x02"  # the version that a binary macaroon begins with; no text does
 # Shorter strings would black out ordinary words of the log.
 _LEAST_TO_HIDE = 8
 
@@ -176,7 +177,10 @@ def is_set(environ: Mapping[str, str], variable: str) -> bool:
 
 
 def from_file(path: Path) -> str:
-    """The secret in a file. Raises ValueError, which repeats neither the secret nor the path."""
+    """The secret in a file, in hex if it is one of lnd's macaroons, which are binary.
+
+    Raises ValueError, which repeats neither the secret nor the path.
+    """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise ValueError("is not a file")
@@ -190,6 +194,8 @@ def from_file(path: Path) -> str:
         raise ValueError(f"the file cannot be read: {error.strerror}") from None
     if len(raw) > MAX_SECRET_BYTES:
         raise ValueError(f"the file is larger than {MAX_SECRET_BYTES} bytes: not a secret")
+    if raw[:1] == _MACAROON:
+        return raw.hex()
     try:
         secret = raw.decode().strip()
     except UnicodeDecodeError:

@@ -10,7 +10,7 @@ import pytest
 from dvm.config import Config, ModelConfig
 from dvm.nostr.keys import Keys
 from dvm.problems import ConfigError
-from dvm.secrets import MAX_SECRET_BYTES, load_secrets
+from dvm.secrets import MAX_SECRET_BYTES, from_file, load_secrets
 
 KEYS = Keys(bytes.fromhex("67dea2ed018072d675f5415ecfaed7d2597555e202d85b3d65ea4e58d2d92ffa"))
 NSEC = KEYS.nsec()
@@ -191,3 +191,9 @@ def test_a_short_secret_blacks_out_no_ordinary_words() -> None:
         },
     )
     assert "job" not in secrets.strings()
+
+
+def test_a_macaroon_file_is_binary_and_read_as_hex(tmp_path: Path) -> None:
+    file = tmp_path / "admin.macaroon"
+    file.write_bytes(b"\x02\x01\x03lnd\xf8\x01")
+    assert from_file(file) == "0201036c6e64f801"

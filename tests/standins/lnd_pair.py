@@ -30,7 +30,7 @@ def programs() -> None:
     """Skips the test where lnd or btcd is missing."""
     missing = [name for name in ("lnd", "btcd", "btcctl") if shutil.which(name) is None]
     if missing:
-        pytest.skip(f"not on the PATH: {', '.join(missing)} (scripts/lnd builds them)")
+        pytest.skip(f"not on the PATH: {', '.join(missing)} (`scripts/lnd --build` builds them)")
 
 
 @dataclass
