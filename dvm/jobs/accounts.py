@@ -15,7 +15,7 @@ from throttled import RateLimiterType, Throttled, rate_limiter
 from throttled.store import MemoryStore
 
 from dvm.jobs.outbox import Outbox
-from dvm.jobs.payees import PayoutRefused, address_of, fee_limit, payable
+from dvm.jobs.payees import PayoutRefused, address_of, fee_limit, insufficient, payable
 from dvm.jobs.payouts import Payouts
 from dvm.jobs.shop import Shop
 from dvm.ledger import LedgerError, Payout, PayoutState
@@ -155,11 +155,7 @@ class Accounts:
         fee = fee_limit(amount, fee_msat=settings.fee_msat, fee_ppm=settings.fee_ppm)
         available = (await shop.store.balance(request.customer)).available
         if available < amount + fee:
-            raise PayoutRefused(
-                "insufficient",
-                f"your balance is {sats(available)}, and {sats(amount)} with a fee of at most {sats(fee)} "
-                "were to be paid",
-            )
+            raise insufficient(available, amount, fee)
         network = (await self._payouts.wallet_info()).network
         if bolt11 is None:
             bolt11 = await self._invoice(request, amount, network)

@@ -8,6 +8,7 @@ from dvm.lightning.bolt11 import Bolt11, InvalidInvoice, decode
 from dvm.nip90 import PROFILE, is_lightning_address
 from dvm.nostr.filters import Filter
 from dvm.nostr.pool import RelayPool
+from dvm.pricing import sats
 
 LEAST_SECONDS = 30
 """How long an invoice must still be payable: below that, it expires on the way."""
@@ -22,6 +23,15 @@ class PayoutRefused(Exception):
         super().__init__(f"{code}: {text}")
         self.code = code
         self.text = text
+
+
+def insufficient(available_msat: int, msat: int, fee_limit_msat: int) -> PayoutRefused:
+    """The balance does not cover the amount and its fee."""
+    return PayoutRefused(
+        "insufficient",
+        f"your balance is {sats(available_msat)}, and {sats(msat)} with a fee of at most {sats(fee_limit_msat)} "
+        "were to be paid",
+    )
 
 
 def fee_limit(msat: int, *, fee_msat: int, fee_ppm: int) -> int:
@@ -39,7 +49,7 @@ def payable(bolt11: str, *, now: int, amount_msat: int | None = None, network: s
     if said.msat is None:  # whoever is paid would say how much it was
         raise _invalid("it leaves the amount open")
     if amount_msat is not None and said.msat != amount_msat:
-        raise _invalid(f"it is over {said.msat} msat, and {amount_msat} msat were asked for")
+        raise _invalid(f"it is over {sats(said.msat)}, and {sats(amount_msat)} were asked for")
     if network is not None and said.network != network:
         raise _invalid(f"it is for {said.network}, and this provider's wallet is on {network}")
     if said.unknown_required:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from dvm.jobs.outbox import Outbox
-from dvm.jobs.payees import PayoutRefused, payable
+from dvm.jobs.payees import PayoutRefused, insufficient, payable
 from dvm.jobs.payout_answers import answer, end_failed, end_paid
 from dvm.jobs.payout_steps import Declined, Due, Effect, Happening, Said, Step, Told, step
 from dvm.jobs.shop import Shop
@@ -25,6 +25,7 @@ from dvm.jobs.trouble import Trouble
 from dvm.ledger import LedgerError, Payout, PayoutState, TooLittle, TooMuch
 from dvm.lightning.base import InvoiceState, Payment, WalletError, WalletInfo
 from dvm.nostr.event import Event
+from dvm.pricing import sats
 
 log = logging.getLogger(__name__)
 
@@ -163,11 +164,12 @@ class Payouts:
             done = await reserved
         except TooLittle:
             self._open.pop(payout.id, None)
-            raise PayoutRefused("insufficient", await self._needs(payout)) from None
+            available = (await self._shop.store.balance(payout.customer or "")).available
+            raise insufficient(available, payout.msat, payout.fee_limit_msat) from None
         except TooMuch:
             self._open.pop(payout.id, None)
             most = self._shop.settings.payout_day_msat
-            raise PayoutRefused("daily-limit", f"at most {most} msat may be withdrawn within 24 hours") from None
+            raise PayoutRefused("daily-limit", f"at most {sats(most)} may be withdrawn within 24 hours") from None
         except BaseException:  # it may be reserved all the same: the row is picked up
             self._open.pop(payout.id, None)
             raise
@@ -332,7 +334,7 @@ class Payouts:
         if info.balance_msat - most < owed:
             raise PayoutRefused(
                 "owed",
-                f"the wallet has {info.balance_msat} msat and customers are owed {owed} msat: with this payment and "
+                f"the wallet has {sats(info.balance_msat)} and customers are owed {sats(owed)}: with this payment and "
                 "its fee it would have too little",
             )
 
@@ -357,13 +359,6 @@ class Payouts:
             log.info("not paid out", extra=_facts(payout) | {"reason": str(why)})
             self._outbox.send(said)
         return True
-
-    async def _needs(self, payout: Payout) -> str:
-        balance = await self._shop.store.balance(payout.customer or "")
-        return (
-            f"your balance is {balance.available} msat, and {payout.msat} msat with a fee of at most "
-            f"{payout.fee_limit_msat} msat were to be paid"
-        )
 
 
 def _refusal(following: Step) -> PayoutRefused:
