@@ -56,6 +56,16 @@ open_quotes_total = 10000
 prompt_tokens = 100000
 concurrency = 32            # jobs running at once
 quote_minutes = 1440        # how long a price is kept
+
+# [payouts]                 # customers may withdraw what they own, as far as the wallet can pay
+# enabled = true
+
+# [operator]
+# npub = "npub1…"           # who gets an encrypted message when the wallet holds less than customers are owed
+
+# [gateway]                 # a Lightning address of your own, for zaps; set identity.lud16 as well
+# listen = "127.0.0.1:8402"
+# url = "https://pay.example.com"
 """
 
 _WALLETS: dict[Wallet, str] = {
