@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dvm.ledger import Link, Received, SqliteStore
+from dvm.ledger import Link, Received, SqliteStore, queries
 from dvm.ledger.money import REVENUE, WALLET, customer, held
-from dvm.ledger.sqlite import FILE
+from dvm.ledger.sqlite import FILE, read
+from dvm.lightning.paper_node import PaperNode
 from dvm.models import Usage
 from dvm.nip90 import Answers, Work, cost_msat, make_receipt, request_draft, text_sha256
 from dvm.nostr import Keys
@@ -73,6 +74,19 @@ async def write_balances(directory: Path, customers: Iterable[str], msat: int) -
         db.execute("COMMIT")
     finally:
         db.close()
+
+
+async def fund(directory: Path) -> None:
+    """Put what customers are owed into the paper wallet: a shop whose wallet holds less sells nothing new."""
+    if not (directory / FILE).exists():
+        return
+    accounts = read(directory, queries.accounts)
+    node = PaperNode(directory)
+    await node.start()
+    try:
+        node.open_wallet("shop", accounts["customers"] + accounts["held"])
+    finally:
+        await node.close()
 
 
 def check(db: sqlite3.Connection) -> None:

@@ -41,10 +41,10 @@ class Sizes:
     pause: float = 0.03
     starts: int = 5
     quotes: int = 10_000
-    sweep: int = 2
-    sweeps: int = 10
+    sweep: int = 5
+    sweeps: int = 4
     payments: int = 300
-    payments_per_second: int = 20
+    payments_per_second: int = 10
     history: int = 100_000
     peer_jobs: int = 200
     peer_rounds: int = 3

@@ -44,7 +44,6 @@ async def _measure(bench: Bench, number: int) -> dict[str, Any]:
             found = await _open(bench, stage, wallet, number)
         with daemon(directory, keys, cores, env) as process:
             await process.said('"ready"')
-            await asyncio.sleep(seconds)  # what a start asks once is not what a minute costs
             bench.say(f"{number:,} open quotes: after a restart")
             found["restarted"] = await _idle(bench, Stage(url, process, its_relay, keys.pubkey, directory), wallet)
     return found
@@ -82,6 +81,7 @@ async def _idle(bench: Bench, stage: Stage, wallet: PaperWallet) -> dict[str, An
     """What the wallet is asked, and what processor time the daemon uses, while nobody does anything: from sweep to
     sweep, which is a minute unless configured otherwise."""
     sizes = bench.sizes
+    await asyncio.sleep(2 * sizes.sweep)  # what was paid before is seen
     await stage.daemon.at_rest()
     await wallet.counts()
     used = cpu_seconds(stage.daemon.pid)

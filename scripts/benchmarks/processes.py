@@ -17,6 +17,7 @@ from pathlib import Path
 import orjson
 
 from dvm.nostr import Keys
+from scripts.benchmarks.history import fund
 from scripts.benchmarks.machine import Cores, cpu_seconds
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -172,6 +173,7 @@ async def shop(directory: Path, price: str, cores: Cores) -> AsyncIterator[Stage
 
     `directory/data` may hold a database already.
     """
+    await fund(directory / "data")
     async with relay(directory, cores) as (url, its_relay):
         keys = configure(directory, price, url)
         with daemon(directory, keys, cores) as process:
