@@ -27,7 +27,6 @@ from dvm.nostr.pool import RelayPool
 BOTH: tuple[Scheme, ...] = ("nip44", "nip04")
 NOTIFIED = ("payment_received", "payment_sent", "hold_invoice_accepted")
 _SCHEMES: dict[str, Scheme] = {name: scheme for scheme, name in nip47.SCHEME_NAMES.items()}
-_ANNOUNCE = 0.5  # seconds between two looks at whether a relay has come back
 _TASKS = 1_000  # under way; what more strangers ask is not answered
 _AGE = 60  # seconds: older requests have been answered, or their client has given up
 
@@ -128,9 +127,7 @@ class PaperService:
         self._hear.start()
         self._speak.start()
         await self._hear.wait_connected(1, timeout)
-        await asyncio.gather(
-            *(self._speak.publish(self._announcement(served), timeout=timeout) for served in self._served.values())
-        )
+        await self._announce(timeout)
 
     async def close(self) -> None:
         """Leave the relays. Safe to call twice."""
@@ -169,18 +166,6 @@ class PaperService:
     async def _announce(self, timeout: float) -> None:  # noqa: ASYNC109
         events = [self._announcement(served) for served in self._served.values()]
         await asyncio.gather(*(self._speak.publish(event, timeout=timeout) for event in events))
-
-    async def _announce_for_ever(self) -> None:
-        """Announce again after each reconnection: the relay may have come back empty."""
-        announced = self._connections()
-        while True:
-            await asyncio.sleep(_ANNOUNCE)
-            if (connections := self._connections()) != announced:
-                announced = connections
-                await self._announce(10.0)
-
-    def _connections(self) -> int:
-        return sum(relay.counters["connections"] for relay in self._speak.status())
 
     def _announcement(self, served: Served) -> Event:
         tags = [["notifications", " ".join(served.notifications)]] if served.notifications else []
