@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any
@@ -96,7 +96,7 @@ async def _buy(
     """One job, told as it goes. Raises Failure unless there is an answer whose receipt verifies."""
     tell({"event": "prompt", "text": prompt}, f"\n─── {prompt}")
     shown = ""
-    async with aclosing(customer.ask(prompt, provider=provider, max_msat=MAX_MSAT, max_tokens=max_tokens)) as updates:
+    async with aclosing(_asking(customer, provider, prompt, max_tokens, max_msat)) as updates:
         async for update in updates:
             text, shown = _words(update, shown)
             tell(as_dict(update), text)
@@ -107,6 +107,14 @@ async def _buy(
                     raise Failure("the receipt does not verify: " + "; ".join(update.problems or ("it is missing",)))
                 return update
     raise Failure("the job ended without a word")
+
+
+def _asking(
+    customer: Customer, provider: str, prompt: str, max_tokens: int, max_msat: int
+) -> AsyncGenerator[Update, None]:
+    # Without chance in it, so that the answers are as long each time, and the first one leaves some change.
+    params = {"temperature": "0"}
+    return customer.ask(prompt, provider=provider, max_msat=max_msat, max_tokens=max_tokens, params=params)
 
 
 def _words(update: Update, shown: str) -> tuple[str, str]:
@@ -124,7 +132,9 @@ def _words(update: Update, shown: str) -> tuple[str, str]:
             rest = "" if left is None else f"   ({sats(left)}, {tokens} tokens left)"
             return f"  … {_new(text, shown)}{rest}", text
         case Answered(text=text):
-            return f"  … {_new(text, shown)}\nanswered    the result (kind 6050) is on the relay", text
+            rest = _new(text, shown)
+            last = f"  … {rest}\n" if rest else ""
+            return f"{last}answered    the result (kind 6050) is on the relay", text
         case Receipted(receipt=receipt, checked=checked):
             used = ", ".join(f"{count} {name}" for name, count in receipt.usage.items() if count)
             cost = receipt.cost or 0

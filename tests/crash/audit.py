@@ -82,6 +82,19 @@ def open_matters(data: Path, node: Node) -> dict[str, int]:
     return {name: count for name, count in found.items() if count}
 
 
+_SEEN = {
+    "zapped": "SELECT count(*) FROM payments WHERE source = 'zap' AND settled_at IS NOT NULL",
+    "hold invoices settled": "SELECT count(*) FROM payments WHERE hold = 1 AND settled_at IS NOT NULL",
+    "withdrawals paid": "SELECT count(*) FROM payouts WHERE state = 'paid'",
+}
+
+
+def missing_of(data: Path) -> list[str]:
+    """What has not happened yet, of what each run must have seen."""
+    with _open(data) as db:
+        return [name for name, query in _SEEN.items() if not db.execute(query).fetchone()[0]]
+
+
 def audit(books: Books) -> tuple[dict[str, int], list[str]]:
     """Figures, and everything that is wrong."""
     with _open(books.database) as db:
@@ -250,11 +263,9 @@ def _figures(db: sqlite3.Connection, books: Books) -> dict[str, int]:
         "transfers": "SELECT count(*) FROM transfers",
         "revenue msat": "SELECT coalesce(sum(msat), 0) FROM accounts WHERE name = 'revenue'",
         "owed to customers msat": "SELECT coalesce(sum(msat), 0) FROM accounts WHERE name LIKE 'customer:%'",
-        "zapped": "SELECT count(*) FROM payments WHERE source = 'zap' AND settled_at IS NOT NULL",
-        "hold invoices settled": "SELECT count(*) FROM payments WHERE hold = 1 AND settled_at IS NOT NULL",
+        **_SEEN,
         "hold invoices sent back": "SELECT count(*) FROM payments"
         " WHERE promise IS NOT NULL AND cancelled_at IS NOT NULL",
-        "withdrawals paid": "SELECT count(*) FROM payouts WHERE state = 'paid'",
         "withdrawals failed or refused": "SELECT count(*) FROM payouts WHERE state IN ('failed', 'refused')",
         "withdrawn msat": "SELECT coalesce(sum(msat + fee_msat), 0) FROM payouts WHERE state = 'paid'",
         "sum over all accounts": "SELECT coalesce(sum(msat), 0) FROM accounts",

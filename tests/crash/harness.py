@@ -23,7 +23,7 @@ from dvm.nip90 import RECEIPT
 from dvm.nostr.event import Event
 from dvm.nostr.filters import Filter
 from dvm.nostr.keys import Keys
-from tests.crash.audit import Books, Node, audit, open_matters
+from tests.crash.audit import Books, Node, audit, missing_of, open_matters
 from tests.crash.load import RESULT, Load
 from tests.standins.daemon import ECHO, DaemonProcess, configure, daemon
 from tests.standins.process import Process
@@ -97,8 +97,11 @@ async def crash(
                 outcome.wallet_kills += 1
             if say and (number + 1) % 20 == 0:
                 print(f"{number + 1} kills, {len(load.jobs)} jobs", file=sys.stderr, flush=True)
+        configuration["wallet"]["hold"] = True
+        configure(directory, [relay.url], **configuration)
         await shop.start()
         await load.stop()
+        await _one_of_each(load, shop.data)
         await _quiet(shop, directory, outcome)
         await shop.end()
         outcome.figures, outcome.wrong = audit(await _books(load, directory, keys))
@@ -131,6 +134,20 @@ async def _one_life(shop: DaemonProcess, chance: Callable[[], float]) -> str:
     ready = any(record["event"] == "ready" for record in shop.log[shop.begun :])
     await shop.kill()
     return "at work" if ready else "starting"
+
+
+async def _one_of_each(load: Load, data: Path) -> None:
+    """So that even a short run has seen a zap, a withdrawal, and a hold invoice to its good end."""
+    async with asyncio.timeout(QUIET_SECONDS):
+        keys, topped_up = load.keys[0], False
+        while missing := missing_of(data):
+            if not topped_up:
+                topped_up = await load.money.zap(keys, 200_000)
+            if "withdrawals paid" in missing:
+                await load.money.withdraw(load.pool, keys)
+            if "hold invoices settled" in missing:
+                await load.one()
+            await asyncio.sleep(0.2)
 
 
 async def _quiet(shop: DaemonProcess, directory: Path, outcome: Outcome) -> None:

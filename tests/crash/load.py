@@ -110,10 +110,11 @@ class Load:
             elif chance < 0.2:
                 await self.money.withdraw(self.pool, self._random.choice(self.keys))
             else:
-                await self._one()
+                await self.one()
             await asyncio.sleep(self._random.random() * 0.2)
 
-    async def _one(self) -> None:
+    async def one(self) -> None:
+        """One job, asked for and perhaps paid, by a customer of chance."""
         chance = self._random.random
         keys = self._random.choice(self.keys)
         text = " ".join(self._random.choices(WORDS, k=self._random.randint(5, 80)))

@@ -51,7 +51,8 @@ class Purse:
 
     settle, fail: done, and said. lost: it never arrives, and nobody knows. secretly: it is paid, and nobody
     knows. late: nobody knows, and it is paid when `arrive` is called. pending: it is under way until `arrive`.
-    hang: as secretly, and no answer. breaks: as late, with an error that no wallet may raise. A code of WalletError: that is raised, and nothing is done.
+    hang: as secretly, and no answer. breaks: as late, with an error that no wallet may raise. A code of WalletError:
+    that is raised, and nothing is done.
     """
 
     name = "purse"
