@@ -12,7 +12,7 @@ from dvm.announcing import announcement_of, drafts_of
 from dvm.building import build_services
 from dvm.config import Config, Relays, load_config, load_relays
 from dvm.jobs import Service
-from dvm.jobs.services import TEXT_GENERATION, Kind
+from dvm.jobs.kinds import KINDS, Kind
 from dvm.nip90.announce import parse_announcement, parse_relay_list
 from dvm.nostr.keys import Keys
 from dvm.pricing import FREE, PerRequest, PerToken, Price
@@ -47,7 +47,7 @@ def load_where(directory: Path) -> Relays:
 
 
 def sell(kind: int, **prices: Price) -> Service:
-    return Service(Kind(kind, "x", TEXT_GENERATION.read, ("t", str(kind)), {"model": "m"}), tuple(prices), prices)
+    return Service(Kind(kind, "x", KINDS[5050].read, ("t", str(kind)), {"model": "m"}), tuple(prices), prices)
 
 
 def test_customers_read_in_it_what_is_sold_for_how_much(tmp_path: Path) -> None:
@@ -62,8 +62,8 @@ def test_customers_read_in_it_what_is_sold_for_how_much(tmp_path: Path) -> None:
     assert read.amount == "flexible"
     assert (read.name, read.about, read.lud16) == ("Shop", "Sells", "me@x.example")
     assert read.params["model"].values == ("fast", "slow")
-    assert set(read.params) == set(TEXT_GENERATION.params)
-    assert read.topics == TEXT_GENERATION.topics
+    assert set(read.params) == set(KINDS[5050].params)
+    assert read.topics == KINDS[5050].topics
     assert read.encryption
 
 

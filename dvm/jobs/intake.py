@@ -12,8 +12,8 @@ from heapq import heappop, heappush
 from dvm.jobs.admission import Refusal, RefusedError, first_refusal
 from dvm.jobs.clockwatch import ClockWatch
 from dvm.jobs.invoicing import Invoicing
+from dvm.jobs.kinds import Ask, Service
 from dvm.jobs.outbox import Outbox
-from dvm.jobs.services import Ask, Service
 from dvm.jobs.settlements import Settlements
 from dvm.jobs.shop import Shop, publication
 from dvm.jobs.transitions import AskedAgain, Covered, Deleted, Effect, Priced, Refused, step
@@ -257,7 +257,7 @@ class Intake:
         if service is None:  # the operator has changed what is sold since it came
             raise RefusedError("unavailable", f"jobs of kind {request.kind} are not taken any more")
         name = service.choose(request.param("model"))
-        ask = service.read(request, name)
+        ask = service.read(request, await self._shop.inputs.gather(request, service.kind), name)
         model = self._shop.models[name]
         tokens = await self._count(name, ask)
         if (limit := self._shop.settings.prompt_tokens) and tokens > limit:

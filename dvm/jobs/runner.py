@@ -190,7 +190,7 @@ class Runner:
             await self._give_up(job, "cancelled", "", to=JobState.CANCELLED)
             return None
         try:
-            run = self._run_of(job)
+            run = await self._run_of(job)
         except (KeyError, InvalidRequest) as error:  # the operator has changed what is sold since it was paid for
             log.error("a paid job cannot be run any more", extra={"job": job_id, "error": repr(error)})
             await self._give_up(job, *_UNAVAILABLE)
@@ -315,12 +315,13 @@ class Runner:
     def _trouble_of(self, run: Run) -> ModelTrouble:
         return self._troubles[run.job.model or self._shop.services[run.job.kind].models[0]]
 
-    def _run_of(self, job: Job) -> Run:
+    async def _run_of(self, job: Job) -> Run:
         shop = self._shop
         request = shop.request_of(job)
         service = shop.services[job.kind]
         name = job.model or service.models[0]
-        ask, model = service.read(request, name), shop.models[name]
+        gathered = await shop.inputs.gather(request, service.kind)
+        ask, model = service.read(request, gathered, name), shop.models[name]
         price = price_from_json(json.loads(job.price or "{}"))
         promised = self._promises.pays(job.id)
         return Run(job, request, ask, model, price, shop.answers(request), job.stamp, promised=promised)

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dvm.jobs.services import Ask
+from dvm.jobs.kinds import Ask
 from dvm.ledger import Job, Metered
 from dvm.models import Model, Usage, approximate_text
 from dvm.nip90 import Answers, Finish, JobRequest, next_second

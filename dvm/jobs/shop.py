@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dvm.jobs.admission import Policy
-from dvm.jobs.services import Service
+from dvm.jobs.inputs import Inputs
+from dvm.jobs.kinds import Service
 from dvm.ledger import Job, Publication, Store
 from dvm.lightning.base import Wallet
 from dvm.lightning.lnurl import LnurlClient
@@ -92,6 +93,7 @@ class Shop:
     clock: Callable[[], float] = time.time
     zaps: ZapSettings | None = None
     lnurl: LnurlClient = field(default_factory=LnurlClient)
+    inputs: Inputs = field(default_factory=Inputs)
     receivable: Callable[[], int | None] = lambda: None  # msat that the wallet can receive, if it tells
     selling: Callable[[], bool] = lambda: True  # False while the wallet holds less than customers are owed
     _read: dict[str, JobRequest] = field(default_factory=dict, init=False)
