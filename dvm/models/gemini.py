@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 from dvm.models.base import Blob, Chunk, Finish, Limits, ModelError, Prompt, Turn, Usage
 from dvm.models.counting import approximate_text, approximate_tokens
-from dvm.models.gemini_errors import scrub, to_model_error
+from dvm.models.failures import scrub
+from dvm.models.gemini_errors import to_model_error
 from dvm.models.gemini_usage import Report, to_usage
 from dvm.models.gemini_wire import CALL_HEADER, Wire
 

@@ -7,19 +7,14 @@ Codes: https://ai.google.dev/gemini-api/docs/troubleshooting, google/rpc/code.pr
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
-from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import quote
 
 import httpx
 
 from dvm.models.base import ErrorCode, ModelError, Usage
+from dvm.models.failures import MAX_RETRY_AFTER, by_status, retry_after, scrub
 from dvm.models.gemini_wire import Refused
-
-MAX_TEXT = 300
-MAX_RETRY_AFTER = 86_400.0  # seconds; daily quotas begin anew after at most that
 
 
 def to_model_error(
@@ -31,12 +26,12 @@ def to_model_error(
     usage: what was used up to then. api_error: the SDK's `APIError` (it is imported late).
     """
     code: ErrorCode
-    retry_after = None
+    wait = None
     if isinstance(error, api_error):
         status = _int(getattr(error, "code", None))
         reasons = {str(d.get("reason")) for d in _details(error)}
         code = _by_status(status, str(getattr(error, "status", "")), reasons)
-        retry_after = _retry_after(error)
+        wait = _retry_after(error)
         text = f"HTTP {status} {getattr(error, 'status', None) or ''}: {getattr(error, 'message', None) or ''}"
         if 300 <= status < 400:
             text = f"HTTP {status}: the endpoint sends us elsewhere; is base_url right?"
@@ -51,15 +46,7 @@ def to_model_error(
         code, text = "broken_off", f"the endpoint's answer makes no sense ({type(error).__name__})"
     else:
         code, text = "bad_request", f"the request cannot be put into Gemini's form ({type(error).__name__})"
-    return ModelError(code, scrub(text, key), retry_after=retry_after, usage=usage)
-
-
-def scrub(text: str, key: str) -> str:
-    """`text` on one line of at most MAX_TEXT characters, without the key."""
-    for secret in {key, quote(key, safe="")} - {""}:
-        text = text.replace(secret, "[key]")
-    text = "".join(c if c.isprintable() else " " for c in text[: 4 * MAX_TEXT])
-    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
+    return ModelError(code, scrub(text, key), retry_after=wait, usage=usage)
 
 
 def _by_status(status: int, name: str, reasons: set[str]) -> ErrorCode:
@@ -67,18 +54,7 @@ def _by_status(status: int, name: str, reasons: set[str]) -> ErrorCode:
     # must act, and the next request fails alike.
     if reasons & {"API_KEY_INVALID", "API_KEY_EXPIRED"} or name in {"FAILED_PRECONDITION", "UNAUTHENTICATED"}:
         return "unauthorized"
-    match status:
-        case 401 | 402 | 403:
-            return "unauthorized"
-        case 404:
-            return "not_found"
-        case 429:
-            return "rate_limited"
-        case 408 | 409 | 425 | 499:
-            return "unavailable"
-    if 300 <= status < 400:
-        return "not_found"
-    return "bad_request" if 400 <= status < 500 else "unavailable"
+    return by_status(status)
 
 
 def _retry_after(error: Exception) -> float | None:
@@ -88,15 +64,7 @@ def _retry_after(error: Exception) -> float | None:
         if isinstance(delay, str) and (found := re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)s", delay)):
             return min(float(found[1]), MAX_RETRY_AFTER)
     headers = getattr(getattr(error, "response", None), "headers", None)
-    value = headers.get("retry-after") if isinstance(headers, httpx.Headers) else None
-    if value is None:
-        return None
-    if re.fullmatch(r"[0-9]{1,9}", value):
-        return min(float(value), MAX_RETRY_AFTER)
-    try:
-        return min(max(0.0, parsedate_to_datetime(value).timestamp() - time.time()), MAX_RETRY_AFTER)
-    except (ValueError, OverflowError):
-        return None
+    return retry_after(headers) if isinstance(headers, httpx.Headers) else None
 
 
 def _details(error: Exception) -> Iterator[dict[str, Any]]:
