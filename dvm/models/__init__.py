@@ -1,6 +1,6 @@
 """Language models behind one Protocol; nothing here knows of Nostr or money."""
 
-from dvm.models.base import Blob, Chunk, Finish, Limits, Model, ModelError, Prompt, Turn, Usage
+from dvm.models.base import Blob, Chunk, Finish, Limits, Model, ModelError, Output, Prompt, Turn, Usage
 from dvm.models.counting import approximate_text, estimate_tokens
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Limits",
     "Model",
     "ModelError",
+    "Output",
     "Prompt",
     "Turn",
     "Usage",

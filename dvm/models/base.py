@@ -36,12 +36,19 @@ class Prompt:
         return cls((Turn("user", parts),), system)
 
 
+Output = Literal["text", "image", "speech"]
+"""What an answer is made of: text, or blobs (`Chunk.blob`): images, or one audio file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How the model is to answer. `max_output_tokens` bounds answer and thoughts together.
 
     None leaves a setting to the model's default. A backend that lacks one raises
     `ModelError("bad_request", …)` naming it, rather than ignoring what was paid for.
+
+    `ratio` is the shape of an image, width to height ("16:9"); a model makes the nearest that it can.
+    `language` (ISO 639, such as "de") and `voice` (a name of the model's own) are those of speech.
     """
 
     max_output_tokens: int
@@ -50,6 +57,10 @@ class Limits:
     top_k: int | None = None
     stop: tuple[str, ...] = ()
     frequency_penalty: float | None = None
+    output: Output = "text"
+    ratio: str | None = None
+    language: str | None = None
+    voice: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +133,12 @@ class ModelError(Exception):
     def passing(self) -> bool:
         """Whether the same request may succeed later."""
         return self.code in _PASSING
+
+
+def require_text(limits: Limits, name: str) -> None:
+    """For a model that can only write. Raises ModelError if an image or speech is asked of it."""
+    if limits.output != "text":
+        raise ModelError("bad_request", f"model {name} makes text only, no {limits.output}")
 
 
 class Model(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
-from dvm.models.base import Blob, Chunk, Finish, Limits, ModelError, Prompt, Usage
+from dvm.models.base import Blob, Chunk, Finish, Limits, ModelError, Prompt, Usage, require_text
 
 CHARACTERS_PER_TOKEN = 4
 
@@ -56,6 +56,7 @@ class EchoModel:
 
     async def stream(self, prompt: Prompt, limits: Limits) -> AsyncGenerator[Chunk, None]:
         """See `Model.stream`. A prompt without text in its last turn is `empty`."""
+        require_text(limits, self.name)
         text, finish, thoughts = self._answer(prompt, limits)
         tokens_in = _input_tokens(prompt)
         cached = min(self._cached, tokens_in)

@@ -274,6 +274,8 @@ def _messages(prompt: Prompt) -> list[dict[str, str]]:
 
 def _request(prompt: Prompt, limits: Limits, most: int) -> dict[str, Any]:
     """llama.cpp's chat request. It takes any number for a setting, so they are checked here."""
+    if limits.output != "text":
+        raise ModelError("bad_request", f"the embedded model makes text only, no {limits.output}")
     request: dict[str, Any] = {
         "messages": _messages(prompt),
         "max_tokens": min(limits.max_output_tokens, most),

@@ -19,6 +19,7 @@ from dvm.models.base import Blob, Chunk, Finish, Limits, ModelError, Prompt, Tur
 from dvm.models.counting import approximate_text, approximate_tokens
 from dvm.models.failures import scrub
 from dvm.models.gemini_errors import to_model_error
+from dvm.models.gemini_media import Speech, blob_tokens, output_config
 from dvm.models.gemini_usage import Report, to_usage
 from dvm.models.gemini_wire import CALL_HEADER, Wire
 
@@ -46,8 +47,6 @@ _FILTERED = frozenset(
         "IMAGE_RECITATION",
     }
 )
-# What an image in the answer costs where the usage does not say.
-_IMAGE_TOKENS = 1290
 _BYTES = "application/octet-stream"
 _NO_REASON = "FINISH_REASON_UNSPECIFIED"
 
@@ -193,7 +192,7 @@ class GeminiModel:
         """
         sdk = await self._sdk()
         call = self._call()
-        answer = _Answer(own_input=approximate_tokens(prompt))
+        answer, speech = _Answer(own_input=approximate_tokens(prompt)), Speech()
         responses: Any = None
         seconds = self._first_chunk_seconds
         try:
@@ -217,9 +216,12 @@ class GeminiModel:
                 seconds = self._stall_seconds if answer.finish is None else _LINGER_SECONDS
                 usage, _ = answer.usage()
                 for piece in pieces:
-                    text, blob = (piece, None) if isinstance(piece, str) else ("", piece)
+                    text, blob = (piece, None) if isinstance(piece, str) else ("", speech.take(piece))
                     yield Chunk(text, blob, usage=usage, version=answer.version)
-            yield self._last(answer)
+            last = self._last(answer)
+            if (spoken := speech.file()) is not None:
+                yield Chunk(blob=spoken, usage=last.usage, version=answer.version)
+            yield last
         finally:
             await sdk.wire.end(call)
             if responses is not None:
@@ -262,6 +264,7 @@ class GeminiModel:
             "top_k": limits.top_k,
             "stop_sequences": list(limits.stop) or None,
             "frequency_penalty": limits.frequency_penalty,
+            **output_config(limits),
             "automatic_function_calling": {"disable": True},
             "http_options": _http_options(types_, call),
         }
@@ -335,7 +338,7 @@ def _take(answer: _Answer, response: types.GenerateContentResponse) -> list[str 
         if candidate.finish_reason is not None and candidate.finish_reason.value != _NO_REASON:
             answer.finish = candidate.finish_reason.value
     answer.answered = answer.answered or bool(pieces)
-    answer.tokens += sum(_IMAGE_TOKENS if isinstance(p, Blob) else approximate_text(p) for p in pieces)
+    answer.tokens += sum(blob_tokens(p) if isinstance(p, Blob) else approximate_text(p) for p in pieces)
     if (metadata := response.usage_metadata) is not None:
         answer.report = Report(
             prompt=metadata.prompt_token_count,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -29,6 +30,7 @@ class Script:
     cached: int = 0
     tool_use: int = 0
     blob: tuple[str, str] | None = None  # media type, base64
+    blobs: Sequence[tuple[str, str]] = ()  # further ones, each in a chunk of its own, before the text
     usage: Literal["every", "last", "first", "never"] = "every"
     usage_set: dict[str, Any] = field(default_factory=dict)
     finish: str | None = None  # instead of STOP or MAX_TOKENS; "" is none
@@ -94,6 +96,10 @@ def chunks_of(script: Script, model: str, payload: dict[str, Any]) -> list[dict[
     if script.thought_text:
         part = {"text": script.thought_text, "thought": True}
         chunks.append(_with_usage(script, _candidate(model, [part], None), prompt, 0, thoughts))
+    for number, (mime, data) in enumerate(script.blobs, 1):
+        part = {"inlineData": {"mimeType": mime, "data": data}}
+        chunks.append(_with_usage(script, _candidate(model, [part], None), prompt, number * BLOB_TOKENS, thoughts))
+    shown_before = len(script.blobs) * BLOB_TOKENS
     said = 0
     for at, piece in enumerate(pieces):
         said += len(piece)
@@ -103,7 +109,7 @@ def chunks_of(script: Script, model: str, payload: dict[str, Any]) -> list[dict[
             parts.append({"inlineData": {"mimeType": script.blob[0], "data": script.blob[1]}})
         chunk = _candidate(model, parts, (finish or None) if last else None)
         shown = {"every": True, "last": last, "first": not chunks, "never": False}[script.usage]
-        output = _tokens(said) + (BLOB_TOKENS if last and script.blob is not None else 0)
+        output = _tokens(said) + shown_before + (BLOB_TOKENS if last and script.blob is not None else 0)
         chunks.append(_with_usage(script, chunk, prompt, output, thoughts) if shown else chunk)
     return chunks
 
