@@ -24,7 +24,7 @@ _PCM = frozenset({"audio/l16", "audio/pcm"})
 _WAV = "audio/wav"
 # The shapes that the image models make.
 _RATIOS = ("1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9")
-# The languages that the API has a name for; any other one is told by the text alone.
+# The languages that the API has a name for, and some of their regions; any other one is told by the text alone.
 _LANGUAGES = {
     "ar": "ar-XA",
     "bn": "bn-IN",
@@ -46,6 +46,7 @@ _LANGUAGES = {
     "vi": "vi-VN",
     "zh": "cmn-CN",
 }
+_REGIONS = frozenset({"en-AU", "en-GB", "en-IN", "es-US", "fr-CA", *_LANGUAGES.values()})
 
 
 def output_config(limits: Limits) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def output_config(limits: Limits) -> dict[str, Any]:
             return {"response_modalities": ["IMAGE"], **shape}
         case "speech":
             speech: dict[str, Any] = {}
-            if limits.language is not None and (code := _LANGUAGES.get(limits.language.split("-")[0].lower())):
+            if limits.language is not None and (code := _language_code(limits.language)) is not None:
                 speech["language_code"] = code
             if limits.voice is not None:
                 speech["voice_config"] = {"prebuilt_voice_config": {"voice_name": limits.voice}}
@@ -113,6 +114,10 @@ class Speech:
             file.setframerate(self._rate)
             file.writeframes(self._pcm[:whole])
         return Blob(_WAV, out.getvalue())
+
+
+def _language_code(language: str) -> str | None:
+    return language if language in _REGIONS else _LANGUAGES.get(language.partition("-")[0].lower())
 
 
 def _is_pcm(mime: str) -> bool:

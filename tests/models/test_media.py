@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from dvm.models.base import Blob, ModelError, Prompt
+from dvm.models.base import Blob, Limits, ModelError, Prompt
 from dvm.models.echo import EchoModel
 from dvm.models.embedded import EmbeddedModel
-from dvm.models.gemini_media import Speech, nearest_ratio
+from dvm.models.gemini_media import Speech, nearest_ratio, output_config
 from tests.models.answers import ask, refused
 from tests.models.conftest import GeminiFactory
 from tests.models.test_gemini import camel_case
@@ -88,12 +88,12 @@ async def test_speech_whose_tokens_nobody_counted_costs_by_the_second(
     assert (await ask(flash("gemini-2.5-flash-preview-tts"), output="speech")).usage.output == 50
 
 
-async def test_a_language_without_a_name_in_the_api_is_left_to_the_text(
-    standin: GeminiStandIn, flash: GeminiFactory
-) -> None:
-    standin.script("*", text="", blob=(L16, encoded(PCM)))
-    await ask(flash("gemini-2.5-flash-preview-tts"), output="speech", language="hu")
-    assert generation(standin) == {"maxOutputTokens": 1000, "responseModalities": ["AUDIO"]}
+@pytest.mark.parametrize(
+    ("language", "code"), [("de", "de-DE"), ("en-GB", "en-GB"), ("pt-PT", "pt-BR"), ("zh-CN", "cmn-CN"), ("hu", None)]
+)
+def test_a_language_goes_by_the_apis_name_or_is_left_to_the_text(language: str, code: str | None) -> None:
+    asked = output_config(Limits(1, output="speech", language=language))
+    assert asked == {"response_modalities": ["AUDIO"], **({"speech_config": {"language_code": code}} if code else {})}
 
 
 async def test_speech_that_breaks_off_is_an_error_and_no_half_a_file(
