@@ -142,10 +142,17 @@ def require_text(limits: Limits, name: str) -> None:
 
 
 class Model(Protocol):
-    """A language model. `name` is the operator's name for it in dvm.toml."""
+    """A language model. `name` is the operator's name for it in dvm.toml.
+
+    `takes` are the media types that it reads beside text, by prefix (`image/`); `makes` is what it answers with;
+    `context_tokens` bounds prompt and answer together, None where that is not known.
+    """
 
     name: str
     max_output_tokens: int
+    takes: tuple[str, ...] = ()
+    makes: tuple[Output, ...] = ("text",)
+    context_tokens: int | None = None
 
     def stream(self, prompt: Prompt, limits: Limits) -> AsyncGenerator[Chunk, None]:
         """The answer as it comes; the last chunk has `finish` and `usage`. Raises ModelError.

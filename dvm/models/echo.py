@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
-from dvm.models.base import Blob, Chunk, Finish, Limits, ModelError, Prompt, Usage, require_text
+from dvm.models.base import Blob, Chunk, Finish, Limits, ModelError, Output, Prompt, Usage, require_text
 
 CHARACTERS_PER_TOKEN = 4
 
@@ -22,6 +22,10 @@ class EchoModel:
     delay: seconds before each chunk; 0 does not touch the clock.
     thoughts, cached: what the usage is to say, as far as the limit and the prompt have room for it.
     """
+
+    takes: tuple[str, ...] = ("",)  # whatever it is: it is counted, and not read
+    makes: tuple[Output, ...] = ("text",)
+    context_tokens: int | None = None
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 
-from dvm.models.base import Chunk, Finish, Limits, ModelError, Prompt, Usage
+from dvm.models.base import Chunk, Finish, Limits, ModelError, Output, Prompt, Usage
 
 SMOLLM2 = "smollm2"
 INSTALL = (
@@ -41,6 +41,9 @@ class EmbeddedModel:
     other; None is one per core, without one that is left to the daemon, and at most four.
     """
 
+    takes: tuple[str, ...] = ()
+    makes: tuple[Output, ...] = ("text",)
+
     def __init__(
         self,
         name: str = "embedded",
@@ -58,6 +61,7 @@ class EmbeddedModel:
         self._model = model
         self._parallel = parallel
         self._context = context
+        self.context_tokens: int | None = context
         self._threads = threads or max(1, min(4, (os.cpu_count() or 1) - 1))
         self._turn = asyncio.Semaphore(parallel)
         self._llama: _Llama | None = None

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from dvm.models.base import Blob, Chunk, Finish, Limits, ModelError, Prompt, Turn, Usage
+from dvm.models.base import Blob, Chunk, Finish, Limits, ModelError, Output, Prompt, Turn, Usage
 from dvm.models.counting import approximate_text, approximate_tokens
 from dvm.models.failures import scrub
 from dvm.models.gemini_errors import to_model_error
@@ -101,6 +101,10 @@ class GeminiModel:
     stall_seconds: each further one; count_seconds: `count_tokens`.
     thinking_budget (tokens; 0 is none), thinking_level: Gemini's settings of these names.
     """
+
+    takes: tuple[str, ...] = ("image/", "audio/", "video/", "application/pdf")
+    makes: tuple[Output, ...] = ("text", "image", "speech")  # which of them, the model's name decides
+    context_tokens: int | None = None
 
     def __init__(
         self,
