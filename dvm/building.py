@@ -130,6 +130,7 @@ def build_settings(config: Config) -> Settings:
         watchdog_seconds=limits.watchdog_seconds,
         operator=parse_pubkey(config.operator.npub) if config.operator.npub else None,
         hold=config.wallet.hold,
+        customer_relays=limits.customer_relays,
     )
 
 

@@ -187,6 +187,7 @@ class LimitsConfig(Table):
     watchdog_seconds: Interval = 60.0
     sweep_seconds: Interval = 60.0
     shutdown_seconds: Interval = 30.0
+    customer_relays: bool = True
     allow_private_addresses: bool = False
 
 

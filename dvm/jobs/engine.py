@@ -132,6 +132,7 @@ class Engine:
         await self.runner.close()
         await self.promises.flush(self._shop.settings.publish_seconds)
         await self.outbox.flush(self._shop.settings.publish_seconds)
+        await self.outbox.close()
 
     def _paid(self, job_id: str, customer: str) -> None:
         self.intake.quote_closed(customer)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable
+import re
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from functools import partial
 
+from dvm.jobs.addressbook import AddressBook
 from dvm.jobs.shop import Shop
 from dvm.jobs.trouble import Trouble
 from dvm.ledger import LedgerError, Outgoing, Publication
@@ -19,6 +21,8 @@ log = logging.getLogger(__name__)
 BATCH = 500
 MARK_SECONDS = 0.05  # what was published within this time is marked in one go
 MAX_PAUSE = 600.0  # seconds between two attempts at an event that every relay refuses
+# To whom an event is, without parsing it once more. A quotation mark within a string is escaped, so this is a tag.
+_P_TAG = re.compile(r'\["p","([0-9a-f]{64})"').search
 
 
 class Outbox:
@@ -32,6 +36,7 @@ class Outbox:
         self._sent: list[str] = []
         self._pauses: dict[str, tuple[float, float]] = {}
         self._marking: asyncio.Task[None] | None = None
+        self._book = AddressBook(shop.relays) if shop.settings.customer_relays else None
         self.refused = 0  # how many now wait for another attempt
         self._trouble = Trouble(
             log,
@@ -47,8 +52,12 @@ class Outbox:
 
     def send_unstored(self, event: Event, relays: Collection[str] = ()) -> None:
         """Publish an event that may be lost: progress, not money."""
+        self._to_relays(event.id, event.to_json(), relays, _ignore)
+
+    def send_private(self, wrap: Event, relays: Collection[str]) -> None:
+        """Publish a private message (NIP-17), for which its reader has relays of their own; it may be lost."""
         self._shop.relays.post(
-            event.id, event.to_json(), _ignore, relays=relays, timeout=self._shop.settings.publish_seconds
+            wrap.id, wrap.to_json(), _ignore, relays=relays, timeout=self._shop.settings.publish_seconds
         )
 
     def repeat(self, answers: Iterable[Outgoing]) -> None:
@@ -88,13 +97,28 @@ class Outbox:
                     await self._idle.wait()
         await self._mark()
 
+    async def close(self) -> None:
+        """Look nothing up any more; what is not yet published stays in the ledger."""
+        if self._book is not None:
+            await self._book.close()
+
     def _post(self, each: Publication | Outgoing, *, stored: bool) -> None:
         if each.id not in self._busy:
             self._busy.add(each.id)
-            done = partial(self._done, each, stored)
-            self._shop.relays.post(
-                each.id, each.payload, done, relays=each.relays, timeout=self._shop.settings.publish_seconds
-            )
+            self._to_relays(each.id, each.payload, each.relays, partial(self._done, each, stored))
+
+    def _to_relays(self, event: str, payload: str, named: Collection[str], done: Callable[[Published], None]) -> None:
+        """An event, by its id, to our write relays, those that the request named, and where the customer reads."""
+        post, timeout = self._shop.relays.post, self._shop.settings.publish_seconds
+        reading: tuple[str, ...] = ()
+        if self._book is not None and (to := _P_TAG(payload)):
+
+            def follow(found: tuple[str, ...]) -> None:
+                more = [url for url in found if url not in named and url not in reading]
+                post(event, payload, _ignore, relays=more, timeout=timeout, own=False)
+
+            reading = self._book.read_relays(to[1], named, follow)
+        post(event, payload, done, relays=(*named, *reading), timeout=timeout)
 
     def _done(self, each: Publication | Outgoing, stored: bool, published: Published) -> None:
         self._busy.discard(each.id)

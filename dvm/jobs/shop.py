@@ -61,6 +61,7 @@ class Settings:
     operator: str | None = None
     hold: bool = False
     hold_margin_blocks: int = 3
+    customer_relays: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,4 +214,4 @@ class Watchdog:
             return
         wanted = Filter(kinds=[MESSAGE_RELAYS], authors=[operator], limit=1)
         lists = await self._shop.relays.query(wanted, timeout=MESSAGE_SECONDS)
-        self._outbox.send_unstored(message, message_relays(lists[0]) if lists else ())
+        self._outbox.send_private(message, message_relays(lists[0]) if lists else ())

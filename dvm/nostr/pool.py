@@ -198,10 +198,16 @@ class RelayPool:
         *,
         relays: Collection[str] = (),
         timeout: float = 10.0,
+        own: bool = True,
     ) -> Published:
-        """As `publish`, of an event in JSON, without a task: `done` is called once, when `publish` would return."""
+        """As `publish`, of an event in JSON, without a task: `done` is called once, when `publish` would return.
+
+        Not `own`: our write relays have it already, and only the others of `relays` are to get it.
+        """
         published = Published()
         targets = self._targets(self._write, relays, published.failed) if relays else self._write
+        if not own:
+            targets = [relay for relay in targets if relay not in self._write]
         left = len(targets)
         told = False
         if not left:
