@@ -61,7 +61,7 @@ class StrangersServer:
         await self._gateway.close()
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope)
+        request = Request(scope, receive)
         self.asked.append(f"{request.url.path}?{request.url.query}".rstrip("?"))
         self.headers.append(dict(request.headers))
         page = self.pages.get(request.url.path, Response("nothing here", 404))

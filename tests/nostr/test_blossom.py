@@ -1,0 +1,192 @@
+"""Uploading to Blossom servers: what is asked, what is believed, and what happens when they fail."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from starlette.responses import Response
+
+from dvm.nostr.blossom import Blossom, Stored, UploadError
+from dvm.nostr.keys import Keys
+from tests.standins.blossom import Blossom as Server
+from tests.standins.blossom import blossom
+from tests.standins.relay import free_port
+
+DATA = b"\x89PNG" + bytes(range(256)) * 300
+DIGEST = hashlib.sha256(DATA).hexdigest()
+ELSEWHERE = f"https://cdn.example.com/{DIGEST}.png"
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    async with blossom() as each:
+        yield each
+
+
+@pytest.fixture
+async def second() -> AsyncIterator[Server]:
+    async with blossom() as each:
+        yield each
+
+
+async def upload(*servers: str, keys: Keys | None = None, timeout: float = 5.0, data: bytes = DATA) -> Stored:
+    client = Blossom(keys or Keys.generate(), servers, timeout=timeout, pause=0)
+    try:
+        return await client.upload(data, "image/png")
+    finally:
+        await client.close()
+        await client.close()
+
+
+async def refused(*servers: str, **settings: Any) -> str:
+    with pytest.raises(UploadError) as caught:
+        await upload(*servers, **settings)
+    return str(caught.value)
+
+
+async def test_a_file_is_stored_under_our_key(server: Server) -> None:
+    keys = Keys.generate()
+    stored = await upload(f"{server.url}/", keys=keys)
+    assert stored == Stored(f"{server.url}/{DIGEST}.bin", DIGEST, len(DATA), "image/png")
+    assert server.files[DIGEST] == (DATA, "image/png", keys.pubkey)
+    assert server.get(stored.url) == (DATA, "image/png")
+
+
+async def test_the_same_file_again_is_the_same_address(server: Server) -> None:
+    assert await upload(server.url) == await upload(server.url)
+    assert len(server.files) == 1
+
+
+async def test_any_length_of_authorisation_is_readable_by_old_and_new_servers(server: Server) -> None:
+    """The stand-in decodes it in both alphabets and takes no padding; the numbers in it differ in length."""
+    for seconds in (10, 10**6, 10**9, 1_700_000_000):
+        client = Blossom(Keys.generate(), (server.url,), clock=lambda at=seconds: at)  # type: ignore[misc]
+        header = client._authorization(DIGEST)
+        assert not set("+/-_=") & set(header.partition(" ")[2])
+        assert len(header.partition(" ")[2]) % 4 == 0
+
+
+async def test_the_next_server_is_asked_when_one_fails(server: Server, second: Server) -> None:
+    server.answer = Response("<html>Bad gateway</html>", 502, media_type="text/html")
+    dead = f"http://127.0.0.1:{free_port()}"
+    stored = await upload(dead, server.url, second.url)
+    assert stored.url.startswith(second.url)
+    assert (server.puts, second.puts) == (1, 1)
+
+
+async def test_the_order_is_the_operators(server: Server, second: Server) -> None:
+    assert (await upload(second.url, server.url)).url.startswith(second.url)
+    assert server.puts == 0
+
+
+async def test_a_server_that_fails_for_a_moment_is_asked_again(server: Server) -> None:
+    server.answer, server.times = Response("", 503), 1
+    assert (await upload(server.url)).sha256 == DIGEST
+    assert server.puts == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (401, "does not take our key"),
+        (402, "wants to be paid"),
+        (403, "status 403: go away"),
+        (413, "too large"),
+        (415, "go away"),
+        (301, "status 301"),
+        (204, "status 204"),
+    ],
+)
+async def test_who_refuses_for_good_is_asked_once(server: Server, status: int, said: str) -> None:
+    headers = {"X-Reason": "go\x7f away", "Location": "http://127.0.0.1:1/upload"}
+    server.answer = Response("", status, headers=headers)
+    assert said.replace("go away", "go") in (await refused(server.url)).replace("go  away", "go")
+    assert server.puts == 1
+
+
+async def test_the_reason_is_read_where_the_server_puts_it(server: Server) -> None:
+    server.answer = Response(json.dumps({"message": "no\nvideos" + "!" * 5000}), 400)
+    text = await refused(server.url)
+    assert "status 400: no videos!!" in text
+    assert len(text) < 1000
+    server.answer = Response("", 403, headers={"Blossom-Upload-Message": "not you"})
+    assert "status 403: not you" in await refused(server.url)
+    server.answer = Response(json.dumps(["message"]), 400)
+    assert (await refused(server.url)).endswith("status 400")
+
+
+async def test_a_stranger_to_the_server_is_told_so(server: Server) -> None:
+    server.allowed = set()
+    assert "not on the list" in await refused(server.url)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sha256": "0" * 64}, "hash differs"),
+        ({"sha256": None}, "hash differs"),
+        ({"size": 1}, "size differs"),
+        ({"url": None}, "does not say where"),
+        ({"url": 7}, "does not say where"),
+        ({"url": f"http://example.com/{DIGEST}"}, "not https://"),
+        ({"url": f"file:///{DIGEST}"}, "none to send anyone to"),
+        ({"url": f"javascript:alert('{DIGEST}')"}, "none to send anyone to"),
+        ({"url": f"https://user:pw@example.com/{DIGEST}"}, "none to send anyone to"),
+        ({"url": f"https://example.com/{DIGEST}\nhttps://evil.example"}, "none to send anyone to"),
+        ({"url": "https://example.com/latest.png"}, "does not hold its hash"),
+        ({"url": f"https://example.com/?{DIGEST}"}, "does not hold its hash"),
+        ({"url": "https://example.com/" + DIGEST * 20}, "none to send anyone to"),
+    ],
+)
+async def test_a_descriptor_that_cannot_be_right_is_not_believed(
+    server: Server, changes: dict[str, Any], said: str
+) -> None:
+    server.changes = changes
+    assert said in await refused(server.url)
+    assert server.puts == 1
+
+
+async def test_a_file_may_be_at_another_address_over_https(server: Server) -> None:
+    server.changes = {"url": ELSEWHERE, "size": None, "extra": [1]}
+    assert (await upload(server.url)).url == ELSEWHERE
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [("<html>", "no JSON"), ("[]", "no descriptor"), ("7", "no descriptor"), ("", "no JSON"), ("x" * 100_000, "large")],
+)
+async def test_an_answer_that_is_no_descriptor_is_refused(server: Server, body: str, said: str) -> None:
+    server.answer = Response(body, 200)
+    assert said in await refused(server.url)
+
+
+async def test_a_compressed_answer_is_not_unpacked(server: Server) -> None:
+    server.answer = Response("x", 200, headers={"Content-Encoding": "gzip"})
+    assert "compressed" in await refused(server.url)
+
+
+async def test_a_server_that_hangs_is_left(server: Server, second: Server) -> None:
+    server.hangs = True
+    assert (await upload(server.url, second.url, timeout=0.3)).url.startswith(second.url)
+    assert "no answer within 0.1 s" in await refused(server.url, timeout=0.1)
+
+
+async def test_without_a_server_it_says_so() -> None:
+    assert "no server" in await refused()
+
+
+async def test_a_cancelled_upload_ends(server: Server) -> None:
+    server.hangs = True
+    client = Blossom(Keys.generate(), (server.url,))
+    task = asyncio.create_task(client.upload(DATA, "image/png"))
+    while not server.puts:
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await client.close()
