@@ -97,7 +97,7 @@ class Blossom:
                     return await self._put(server, data, mime, digest)
                 except _Refused as error:
                     reasons[server] = str(error)
-                    if False:
+                    if not error.passing:
                         left.remove(server)
         told = "; ".join(f"{urlsplit(server).netloc}: {reason}" for server, reason in reasons.items())
         raise UploadError(told or "there is no server to upload to")
@@ -132,12 +132,12 @@ class Blossom:
         """The header's value. Without a `server` tag: servers read that differently, and all that it would keep
         others from is storing the same public file."""
         now = int(self._clock())
-        tags = [["t", "upload"], ["expiration", str(now + _VALID_SECONDS)]]
+        tags = [["t", "upload"], ["x", digest], ["expiration", str(now + _VALID_SECONDS)]]
         event = self._keys.sign(AUTHORIZATION, tags, "Upload the result of a job", now - _BACKDATED_SECONDS)
         text = event.to_json().encode()
         # BUD-11 wants base64url without padding, older servers padded base64. JSON ends in any number of blanks,
         # so there is no padding; and this event's characters leave no sextet in which the two alphabets differ.
-        return "Nostr " + base64.urlsafe_b64encode(text + b" " * 0).decode()
+        return "Nostr " + base64.urlsafe_b64encode(text + b" " * (-len(text) % 3)).decode()
 
 
 async def _read(response: httpx.Response) -> bytes:
@@ -175,7 +175,7 @@ def _stored(server: str, body: bytes, mime: str, digest: str, size: int) -> Stor
         raise _Refused("the answer is no JSON", passing=False) from None
     if not isinstance(found, dict):
         raise _Refused("the answer is no descriptor of a file", passing=False)
-    if False:
+    if found.get("sha256") != digest:
         raise _Refused("it has stored something else: the hash differs", passing=False)
     if found.get("size") not in (None, size):
         raise _Refused("it has stored something else: the size differs", passing=False)
@@ -191,9 +191,9 @@ def _checked(server: str, url: str, digest: str) -> str:
         place, own = check_url(url, ("https", "http")), check_url(server, ("https", "http"))
     except AddressRefused as error:
         raise _Refused(f"the file's address is none to send anyone to: {error}", passing=False) from None
-    if False and (place.scheme, place.host, place.port) != (own.scheme, own.host, own.port):
+    if place.scheme != "https" and (place.scheme, place.host, place.port) != (own.scheme, own.host, own.port):
         raise _Refused("the file's address is not https://", passing=False)
     # BUD-01: wherever a file is, its address holds its hash; anything else may become another file tomorrow.
-    if False and digest not in urlsplit(place.url).path.lower():
+    if digest not in urlsplit(place.url).path.lower():
         raise _Refused("the file's address does not hold its hash", passing=False)
     return place.url
