@@ -6,7 +6,7 @@ same files give the same drafts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from dvm.config import Identity, Relays
@@ -76,19 +76,31 @@ def _prices(sold: Iterable[Service]) -> dict[str, dict[str, int]]:
     return prices
 
 
-def _params(sold: Iterable[Service]) -> dict[str, Param]:
-    """What customers may set; for `model`, the names to choose from."""
-    descriptions: dict[str, str] = {}
-    models: dict[str, None] = {}
-    for service in sold:
-        for name, description in service.kind.params.items():
-            descriptions.setdefault(name, description)
-        if "model" in service.kind.params:
-            models.update(dict.fromkeys(service.models))
-    return {
-        name: Param(description, values=tuple(models) if name == "model" else ())
-        for name, description in descriptions.items()
-    }
+def _params(sold: Sequence[Service]) -> dict[str, Param]:
+    """What customers may set; for `model`, the names to choose from.
+
+    There is one list for all kinds. So a param is announced as required only where each kind that is sold requires
+    it, and with values only where each kind that has it lists them; its description says the rest.
+    """
+    names = dict.fromkeys(name for service in sold for name in service.kind.params)
+    return {name: _param(name, sold) for name in names}
+
+
+def _param(name: str, sold: Sequence[Service]) -> Param:
+    having = [service for service in sold if name in service.kind.params]
+    params = {service.kind.kind: service.kind.param(name) for service in having}
+    said: dict[str, list[int]] = {}
+    for kind, param in params.items():
+        said.setdefault(param.description, []).append(kind)
+    description = next(iter(said))
+    if len(said) > 1:
+        description = "; ".join(f"{', '.join(map(str, kinds))}: {text}" for text, kinds in said.items())
+    required = [str(kind) for kind, param in params.items() if param.required]
+    if required and len(required) < len(sold):
+        description += f" (required for kind {', '.join(required)})"
+    lists = [service.models if name == "model" else service.kind.param(name).values for service in having]
+    values = dict.fromkeys(value for each in lists for value in each) if all(lists) else {}
+    return Param(description, required=len(required) == len(sold), values=tuple(values))
 
 
 def _amount(prices: Iterable[Price]) -> Literal["free", "flexible"] | int:

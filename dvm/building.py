@@ -6,8 +6,7 @@ from pathlib import Path
 
 from dvm.config import Config, LimitsConfig, PerRequestSats, Relays, ServiceConfig
 from dvm.contradictions import Offered
-from dvm.jobs import KINDS, Service, Settings
-from dvm.jobs.admission import Policy, standard_policies
+from dvm.jobs import Service, Settings, all_kinds
 from dvm.jobs.shop import ZapSettings
 from dvm.lightning.base import Wallet, WalletError
 from dvm.lightning.lnurl_address import is_at
@@ -23,9 +22,13 @@ from dvm.pricing.prices import MSAT
 from dvm.problems import ConfigError
 from dvm.secrets import Secrets
 
-OFFERED = Offered(kinds=frozenset(KINDS), wallets=frozenset(WALLETS), providers=frozenset(PROVIDERS))
 FRAME_BYTES = 4 << 20  # what "no limit" means for an event: a frame is bounded in any case
 PPM_OF_A_PERCENT = 10_000
+
+
+def offered() -> Offered:
+    """What can be built here, kinds that the operator has added included."""
+    return Offered(kinds=frozenset(all_kinds()), wallets=frozenset(WALLETS), providers=frozenset(PROVIDERS))
 
 
 def build_models(config: Config, secrets: Secrets) -> dict[str, Model]:
@@ -53,7 +56,7 @@ def build_services(config: Config) -> dict[int, Service]:
     """What is sold, by kind, with prices in msat."""
     return {
         each.kind: Service(
-            kind=KINDS[each.kind],
+            kind=all_kinds()[each.kind],
             models=each.models,
             prices={name: price_of(config, each, name) for name in each.models},
             systems={name: each.system or config.models[name].system for name in each.models},
@@ -131,16 +134,6 @@ def build_settings(config: Config) -> Settings:
         operator=parse_pubkey(config.operator.npub) if config.operator.npub else None,
         hold=config.wallet.hold,
         customer_relays=limits.customer_relays,
-    )
-
-
-def build_policies(limits: LimitsConfig) -> list[Policy]:
-    """Who is taken on, as `[limits]` says."""
-    return standard_policies(
-        per_minute=limits.jobs_per_minute,
-        quotes=limits.open_quotes,
-        quotes_total=limits.open_quotes_total,
-        per_minute_total=limits.jobs_per_minute_total,
     )
 
 

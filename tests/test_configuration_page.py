@@ -13,7 +13,7 @@ from pydantic_core import PydanticUndefined
 
 from dvm import config as configuration
 from dvm import starter
-from dvm.building import OFFERED
+from dvm.building import offered
 from dvm.config import load_config, load_relays
 from dvm.contradictions import WalletType
 from dvm.secrets import WALLET_SECRETS
@@ -34,7 +34,7 @@ def test_the_files_in_the_root_are_what_init_writes_and_are_valid(tmp_path: Path
     for name, written in (("dvm.toml", starter.dvm_toml()), ("relays.toml", starter.RELAYS_TOML)):
         assert written in ((ROOT / name).read_text(), as_shipped(name))
         (tmp_path / name).write_text(written)
-    load_config(tmp_path / "dvm.toml", OFFERED)
+    load_config(tmp_path / "dvm.toml", offered())
     load_relays(tmp_path / "relays.toml")
 
 
@@ -69,6 +69,8 @@ def written_default(model: type[configuration.Table], key: str) -> str:
         return "*required*"
     if default is None:
         return "`–`"
+    if default == ():
+        return "`[]`"
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
     return f'`"{default}"`' if isinstance(default, str) else f"`{default}`"
@@ -83,6 +85,7 @@ def written_default(model: type[configuration.Table], key: str) -> str:
         ("[models.NAME]", configuration.ModelConfig),
         ("[[service]]", configuration.ServiceConfig),
         ("[limits]", configuration.LimitsConfig),
+        ("[admission]", configuration.AdmissionConfig),
         ("[zaps]", configuration.ZapsConfig),
         ("[payouts]", configuration.PayoutsConfig),
         ("[operator]", configuration.OperatorConfig),

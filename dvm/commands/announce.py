@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from dvm.announcing import drafts_of
-from dvm.building import OFFERED, build_services
+from dvm.building import build_services, offered
 from dvm.commands.common import CONFIG, DATA, RELAYS, AsJson, ConfigPath, DataPath, Failure, RelaysPath, print_json
 from dvm.config import load_config, load_relays
 from dvm.nip90.wire import ANNOUNCEMENT, PROFILE, RELAY_LIST
@@ -88,7 +88,7 @@ async def _one(url: str, relay: Relay, event: Event) -> Outcome:
 
 def _prepared(config: Path, relays: Path) -> tuple[list[Event], Keys, list[str]]:
     """The signed events, whose they are, where they go. Raises ConfigError."""
-    settings, where = load_config(config, OFFERED), load_relays(relays)
+    settings, where = load_config(config, offered()), load_relays(relays)
     keys = load_keys(settings, os.environ, file=str(config))
     now = int(time.time())
     events = [draft.sign(keys, now) for draft in drafts_of(settings.identity, where, build_services(settings))]

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from dvm.building import OFFERED, build_pool, build_wallet
+from dvm.building import build_pool, build_wallet, offered
 from dvm.commands import reconcile_checks as checks
 from dvm.commands import reconcile_decide as decisions
 from dvm.commands.common import (
@@ -62,7 +62,7 @@ def main(
     Exit code 1 if anything differs, or cannot be decided.
     """
     decision = None if decide is None else decisions.parse(decide)
-    settings, where = load_config(config, OFFERED), load_relays(relays)
+    settings, where = load_config(config, offered()), load_relays(relays)
     secrets = load_secrets(settings, os.environ, file=str(config))
     if decision is not None:
         try:

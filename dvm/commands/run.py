@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from dvm import log
-from dvm.building import OFFERED
+from dvm.building import offered
 from dvm.commands.common import CONFIG, DATA, RELAYS, ConfigPath, DataPath, RelaysPath
 from dvm.config import load_config, load_relays, warnings
 from dvm.daemon import serve
@@ -27,7 +27,7 @@ def main(
     verbose: Annotated[bool, typer.Option("--verbose", help="Log more.")] = False,
 ) -> None:
     """Open the shop: hear requests, quote, be paid, answer."""
-    settings = load_config(config, OFFERED)
+    settings = load_config(config, offered())
     where = load_relays(relays)
     secrets = load_secrets(settings, os.environ, file=str(config))
     log.set_up(style, secrets.strings(), level=logging.DEBUG if verbose else logging.INFO)

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 import typer
 
-from dvm.building import OFFERED, build_pool, build_settings, build_wallet
+from dvm.building import build_pool, build_settings, build_wallet, offered
 from dvm.commands.common import Failure, print_json, sats
 from dvm.config import Config, Relays, load_config, load_relays
 from dvm.datadir import DataDir
@@ -48,7 +48,7 @@ def main_operator(to: str, sats_: int | None, config: Path, relays: Path, data: 
 
     Ends in typer.Exit: 0 if it was paid. Raises Failure, ConfigError.
     """
-    settings, where = load_config(config, OFFERED), load_relays(relays)
+    settings, where = load_config(config, offered()), load_relays(relays)
     secrets = load_secrets(settings, os.environ, file=str(config))
     if not exists(data):
         raise Failure(f"there is no database in {data} yet: nothing has been earned")

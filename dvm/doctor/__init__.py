@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-from dvm.building import OFFERED, build_models, build_zaps
+from dvm.building import build_models, build_zaps, offered
 from dvm.config import Config, Relays, load_config, load_relays, warnings
 from dvm.datadir import DataDir
 from dvm.doctor import address, here, models, relays, wallet
@@ -102,7 +102,7 @@ def _load(config: Path, relay_file: Path, environ: Mapping[str, str]) -> _Loaded
     """The two files and the secrets; what is wrong with one does not keep the other from being read."""
     loaded = _Loaded([])
     try:
-        loaded.config = load_config(config, OFFERED)
+        loaded.config = load_config(config, offered())
     except ConfigError as error:
         loaded.problem("configuration", str(config), error, MEND)
     try:

@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 
 from dvm import starter
-from dvm.building import OFFERED
+from dvm.building import offered
 from dvm.config import load_config, load_relays
 from dvm.nostr.keys import Keys
 from dvm.secrets import WALLET_SECRETS, load_secrets
@@ -41,7 +41,7 @@ def test_each_variant_is_a_valid_configuration_that_finds_its_key(
     here: Path, dvm: Runner, wallet: str, model: str
 ) -> None:
     ran = dvm("init", "--wallet", wallet, "--model", model, "--json")
-    config = load_config(here / "dvm.toml", OFFERED)
+    config = load_config(here / "dvm.toml", offered())
     assert config.wallet.type == wallet
     assert [each.provider for each in config.models.values()] == [model]
     assert load_relays(here / "relays.toml").write

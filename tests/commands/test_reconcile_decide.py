@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dvm.building import OFFERED
+from dvm.building import offered
 from dvm.config import load_config, load_relays
 from dvm.daemon import Daemon
 from dvm.jobs.payout_steps import FORGOTTEN_SECONDS, QUIET_SECONDS
@@ -143,7 +143,7 @@ async def test_while_the_wallet_does_not_answer(shop: Till, monkeypatch: pytest.
 
 async def test_beside_a_daemon_which_tells_the_customer(here: Path, shop: Till) -> None:
     await reserved(shop)
-    config = load_config(here / "dvm.toml", OFFERED)
+    config = load_config(here / "dvm.toml", offered())
     secrets = load_secrets(config, os.environ)
     async with Daemon(config, load_relays(here / "relays.toml"), secrets, here / "data") as daemon:
         ran = await shop.run("reconcile", "--decide", f"{PAYOUT}=paid", "--json")

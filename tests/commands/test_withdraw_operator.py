@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from dvm.building import OFFERED
+from dvm.building import offered
 from dvm.commands import withdraw_operator
 from dvm.config import load_config, load_relays
 from dvm.daemon import Daemon
@@ -39,7 +39,7 @@ async def shop(here: Path, dvm: Runner, monkeypatch: pytest.MonkeyPatch) -> Asyn
 
 @asynccontextmanager
 async def daemon(here: Path) -> AsyncIterator[Daemon]:
-    config = load_config(here / "dvm.toml", OFFERED)
+    config = load_config(here / "dvm.toml", offered())
     secrets = load_secrets(config, os.environ)
     async with Daemon(config, load_relays(here / "relays.toml"), secrets, here / "data") as running:
         yield running

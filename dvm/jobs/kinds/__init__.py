@@ -1,8 +1,28 @@
 """The kinds of jobs, one file each; a new one is its file and one line here, or an operator's entry point."""
 
-from dvm.jobs.kinds import text_generation
-from dvm.jobs.kinds.declaration import Ask, Gathered, Kind, Part, Service
+from functools import cache
 
-KINDS: dict[int, Kind] = {each.KIND.kind: each.KIND for each in (text_generation,)}
+from dvm.jobs.kinds import summary, text_extraction, text_generation, translation
+from dvm.jobs.kinds.declaration import Ask, Check, Gathered, Kind, Part, Service, WrongAnswer
+from dvm.jobs.kinds.plugins import plugged_in
 
-__all__ = ["KINDS", "Ask", "Gathered", "Kind", "Part", "Service"]
+KINDS: dict[int, Kind] = {
+    each.KIND.kind: each.KIND
+    for each in (
+        text_extraction,
+        summary,
+        translation,
+        text_generation,
+    )
+}
+"""Those of this program."""
+
+
+@cache
+def all_kinds() -> dict[int, Kind]:
+    """Those of this program, and what else is installed on this machine: other people's code, so only who is about
+    to sell something calls it."""
+    return {**KINDS, **plugged_in(KINDS)}
+
+
+__all__ = ["KINDS", "Ask", "Check", "Gathered", "Kind", "Part", "Service", "WrongAnswer", "all_kinds"]

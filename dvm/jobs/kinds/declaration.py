@@ -8,13 +8,30 @@ the announcement (31990) and the documentation read nothing else. Operators add 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from dvm.models import Blob, Limits, Prompt
-from dvm.nip90 import InputType, InvalidRequest, JobRequest
+from dvm.models import Blob, Limits, ModelError, Output, Prompt
+from dvm.nip90 import InputType, InvalidRequest, JobRequest, Param
 from dvm.pricing import Price
 
-TEXT, MARKDOWN = "text/plain", "text/markdown"
+TEXT, MARKDOWN, VTT, JSON = "text/plain", "text/markdown", "text/vtt", "application/json"
+
+
+class WrongAnswer(ModelError):
+    """The answer is not of the type that was asked for. The job is given back, and not tried again: whoever asks
+    for what no model can write would have it tried for nothing."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__("empty", text)
+
+    @property
+    def passing(self) -> bool:
+        return False
+
+
+Check = Callable[[str, bool], str]
+"""Of an answer, and whether it was cut short, the answer as it is sent. Raises WrongAnswer, and for an answer that
+was cut short only if nothing of it is of use: its tokens were used as the customer allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +67,7 @@ class Gathered:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request, understood: the prompt, and how to answer."""
+    """A request, understood: the prompt, and how to answer. `check` and `output` come from the kind."""
 
     prompt: Prompt
     max_tokens: int | None
@@ -59,6 +76,23 @@ class Ask:
     top_k: int | None = None
     stop: tuple[str, ...] = ()
     frequency_penalty: float | None = None
+    check: Check | None = None
+    output: Output = "text"
+    ratio: str | None = None
+    language: str | None = None
+    voice: str | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether the answer counts only as a whole. Then nothing of it is shown while it is made: who has read it
+        all and can have the money back, since its last line was wrong, would make the model write one."""
+        return self.check is not None or self.output != "text"
+
+    def finish(self, text: str, *, cut: bool = False) -> str:
+        """The answer as it is sent; `cut`: it ended before the model was done. Raises WrongAnswer."""
+        if self.check is None or not text.strip():
+            return text
+        return self.check(text, cut)
 
     def limits(self, max_output_tokens: int) -> Limits:
         """The same, bounded by what the quote allows."""
@@ -69,6 +103,10 @@ class Ask:
             top_k=self.top_k,
             stop=self.stop,
             frequency_penalty=self.frequency_penalty,
+            output=self.output,
+            ratio=self.ratio,
+            language=self.language,
+            voice=self.voice,
         )
 
 
@@ -80,19 +118,26 @@ Reader = Callable[[JobRequest, Gathered, str | None], Ask]
 class Kind:
     """A kind of job that this program can do.
 
-    `params` describes what a customer may set (31990). `inputs` are the types of `i` that it takes, `files` the
-    media types of files among them, by prefix (`image/`). `outputs` are what an `output` tag may ask for, the
-    first of them the default.
+    `params` are what a customer may set (31990): a Param, or its description alone. What is required, and whose
+    values are listed, is held to that; `validate` looks at the rest, and raises InvalidRequest. `inputs` are the
+    types of `i` that it takes, `files` the media types of files among them, by prefix (`image/`). `outputs` are
+    what an `output` tag may ask for, the first of them the default; `checks` hold the answers of some of them to
+    their form. `makes` is what the model is asked for: images and speech are delivered as files (dvm.jobs.files).
+    `least_output` are the tokens without which there is no answer at all: no bid is met by allowing fewer.
     """
 
     kind: int
     name: str
     read: Reader
     topics: tuple[str, ...]
-    params: Mapping[str, str]
+    params: Mapping[str, str | Param]
     inputs: frozenset[InputType] = frozenset({"text"})
     files: tuple[str, ...] = ()
     outputs: tuple[str, ...] = (TEXT, MARKDOWN)
+    checks: Mapping[str, Check] = field(default_factory=dict)
+    validate: Callable[[JobRequest], object] | None = None
+    makes: Output = "text"
+    least_output: int | None = None
 
     def check(self, request: JobRequest) -> None:
         """Refuse what no answer of this kind could serve, before anything is fetched. Raises InvalidRequest."""
@@ -102,6 +147,23 @@ class Kind:
                 raise InvalidRequest("invalid-input", f"inputs of type {each.type} are not taken, but {taken}")
         if self.output(request) is None:
             raise InvalidRequest("invalid-output", f"one of {', '.join(self.outputs)} expected")
+        for name in self.params:
+            self._check_param(request, name)
+        if self.validate is not None:
+            self.validate(request)
+
+    def param(self, name: str) -> Param:
+        """A param as it is announced. Raises KeyError."""
+        found = self.params[name]
+        return Param(found) if isinstance(found, str) else found
+
+    def _check_param(self, request: JobRequest, name: str) -> None:
+        given, param = request.param_values(name), self.param(name)
+        if not any(value.strip() for values in given for value in values):
+            if param.required:
+                raise InvalidRequest("invalid-param", f"{name}: it is missing; {param.description}")
+        elif param.values and any(len(values) != 1 or values[0] not in param.values for values in given):
+            raise InvalidRequest("invalid-param", f"{name}: one of {', '.join(param.values)} expected")
 
     def output(self, request: JobRequest) -> str | None:
         """The media type that is asked for; None if this kind does not make it."""
@@ -125,7 +187,9 @@ class Service:
 
     def read(self, request: JobRequest, gathered: Gathered, model: str) -> Ask:
         """The request as that model is to be asked. Raises InvalidRequest."""
-        return self.kind.read(request, gathered, self.systems.get(model))
+        ask = self.kind.read(request, gathered, self.systems.get(model))
+        check = self.kind.checks.get(self.kind.output(request) or "")
+        return replace(ask, check=check, output=self.kind.makes)
 
     def choose(self, wanted: str | None) -> str:
         """The model that the customer named, by our name or its maker's, or the first. Raises InvalidRequest."""
