@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextlib import AsyncExitStack, aclosing
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 
@@ -27,14 +27,14 @@ from dvm.config import load_relays
 from dvm.customer import Answered, Asked, Customer, Done, Failed
 from dvm.lightning.lnurl import LnurlClient
 from dvm.lightning.nwc import NwcWallet
-from dvm.nip90 import InvalidRequest
+from dvm.nip90 import Input, InputType, InvalidRequest
 from dvm.nostr import EncryptError, Event, Keys
 
 MAX_PROMPT_BYTES = 10 << 20
 
 
 def main(
-    prompt: Annotated[str, typer.Argument(help='What to ask; "-" reads it from stdin.')],
+    prompt: Annotated[str | None, typer.Argument(help='What to ask, the first input; "-" reads it from stdin.')] = None,
     max_sats: Annotated[int, typer.Option("--max-sats", min=0, help="Pay no more than this for the answer.")] = 100,
     max_tokens: Annotated[int | None, typer.Option("--max-tokens", min=1, help="The longest answer.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="One of the provider's models.")] = None,
@@ -46,6 +46,10 @@ def main(
         bool, typer.Option("--encrypt", help="So that only --provider can read it, and only you the answer.")
     ] = False,
     param: Annotated[list[str] | None, typer.Option("--param", help="name=value; may be repeated.")] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option("--input", help="url=, event=, job= (ids in hex) or text=, what to work on; may be repeated."),
+    ] = None,
     output: Annotated[str | None, typer.Option("--output", help="The media type, such as text/markdown.")] = None,
     timeout: Annotated[
         float, typer.Option("--timeout", min=1, help="Seconds to wait for the answer, once it is paid for.")
@@ -77,9 +81,14 @@ def main(
     if encrypt and named is None:
         raise typer.BadParameter("an encrypted job names the --provider that can read it", param_hint="--encrypt")
     params = [_param(text) for text in param or ()]
-    text = _stdin() if prompt == "-" else prompt
-    if not text.strip():
-        raise typer.BadParameter("the prompt is empty", param_hint="PROMPT")
+    inputs = [_input(text) for text in given or ()]
+    if prompt is not None:
+        text = _stdin() if prompt == "-" else prompt
+        if not text.strip():
+            raise typer.BadParameter("the prompt is empty", param_hint="PROMPT")
+        inputs.insert(0, Input(text, "text"))
+    if not inputs:
+        raise typer.BadParameter("nothing to ask: a prompt or an --input expected", param_hint="PROMPT")
     wallet = wallet_of(nwc_file)
     keys = purse_of(key_file, make=True).keys
 
@@ -91,7 +100,7 @@ def main(
             allow_private=allow_private,
             as_json=as_json,
             require_receipt=require_receipt,
-            prompt=text,
+            prompt=inputs,
             max_msat=max_sats * 1000,
             kind=kind,
             provider=named,
@@ -157,6 +166,16 @@ def _param(text: str) -> tuple[str, str]:
     if not name or not equals:
         raise typer.BadParameter("name=value expected", param_hint="--param")
     return name, value
+
+
+def _input(text: str) -> Input:
+    """What else is wrong with it, the request's own parser says."""
+    type_, equals, data = text.partition("=")
+    if type_ not in get_args(InputType) or not equals or not data.strip():
+        raise typer.BadParameter(
+            f"{', '.join(f'{each}=…' for each in get_args(InputType))} expected", param_hint="--input"
+        )
+    return Input(data, cast("InputType", type_))
 
 
 def _stdin() -> str:
