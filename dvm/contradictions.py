@@ -30,7 +30,7 @@ _PATIENCE = ("first_chunk_seconds", "stall_seconds", "count_seconds")
 _OPTIONS: dict[str, tuple[str, ...]] = {
     "gemini": (*_PATIENCE, "thinking_budget", "thinking_level"),
     "google-generativeai": _PATIENCE,
-    "openai": _PATIENCE,
+    "openai": _PATIENCE[:2],  # it has no way to ask for a count
     "embedded": ("parallel", "context", "threads"),
     "echo": ("chunk_tokens", "delay_seconds"),
 }

@@ -1,7 +1,8 @@
 """The two files that an operator starts from: `dvm init` writes them, and they stand in the project's root.
 
 `dvm init` can also begin with another wallet, or with a variant that needs no account anywhere: a paper wallet
-instead of a real one, the embedded model or echo instead of Gemini. The text is the same but for those tables.
+instead of a real one, the embedded model or echo instead of Gemini or OpenAI. The text is the same but for those
+tables.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 from typing import Literal
 
 Wallet = Literal["nwc", "lnd", "cln", "lnbits", "phoenixd", "paper"]
-Model = Literal["gemini", "embedded", "echo"]
+Model = Literal["gemini", "openai", "embedded", "echo"]
 
 NAME = "My DVM"
 
@@ -105,6 +106,17 @@ cached = 75
 output = 2500               # thinking tokens are output
 max_output_tokens = 8192"""
 
+_OPENAI = """\
+[models.chat]
+provider = "openai"         # the key is in the variable OPENAI_API_KEY
+model = "gpt-4.1-mini"
+# api_key_file = "openai.key"   # or in this file
+# base_url = "http://127.0.0.1:11434/v1"    # whatever speaks its protocol: OpenRouter, Ollama, vLLM, llama.cpp
+input = 400                 # sats per million tokens
+cached = 100
+output = 1600               # thinking tokens are output
+max_output_tokens = 8192"""
+
 _EMBEDDED = """\
 [models.local]
 provider = "embedded"       # a small model on this machine: no key, no network
@@ -123,6 +135,7 @@ max_output_tokens = 1024"""
 
 _MODELS: dict[Model, tuple[str, str]] = {
     "gemini": ("flash", _GEMINI),
+    "openai": ("chat", _OPENAI),
     "embedded": ("local", _EMBEDDED),
     "echo": ("echo", _ECHO),
 }

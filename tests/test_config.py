@@ -381,6 +381,7 @@ OPTIONS = {
         "thinking_budget": 0,
         "thinking_level": "low",
     },
+    "openai": {"model": "m", "first_chunk_seconds": 1, "stall_seconds": 2},
     "embedded": {"parallel": 1, "context": 512, "threads": 1},
     "echo": {"chunk_tokens": 1, "delay_seconds": 0.5},
 }
@@ -390,7 +391,7 @@ OPTIONS = {
 def test_what_the_configuration_allows_the_backend_takes(tmp_path: Path, provider: str) -> None:
     tables = smallest()
     tables["models"]["echo"] |= {"provider": provider, **OPTIONS[provider]}
-    table = load(tmp_path, tables).models["echo"]
+    table = load(tmp_path, tables, Offered()).models["echo"]
     assert len(table.options()) == len(OPTIONS[provider].keys() - {"model"}) == len(options_of(provider))
     made = make_model(
         "echo", provider, model=table.model, api_key="key-of-the-test", max_output_tokens=7, options=table.options()

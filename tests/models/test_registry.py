@@ -7,6 +7,7 @@ import pytest
 from dvm.models.echo import EchoModel
 from dvm.models.embedded import EmbeddedModel
 from dvm.models.gemini import GeminiModel
+from dvm.models.openai import OpenAIModel
 from dvm.models.registry import PROVIDERS, make_model
 from tests.models.answers import ask
 from tests.standins.gemini import GeminiStandIn
@@ -37,12 +38,20 @@ def test_the_others_need_no_key_and_no_model() -> None:
     assert isinstance(echo, EchoModel)
 
 
+def test_a_server_of_ones_own_needs_no_key() -> None:
+    model = make_model("m", "openai", model="llama3.2", base_url="http://localhost:11434/v1", api_key="")
+    assert isinstance(model, OpenAIModel)
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         ({"provider": "nobody"}, f"no provider 'nobody'; there are {', '.join(PROVIDERS)}"),
         ({"provider": "gemini", "api_key": "s3cret"}, "`model` must name a model"),
         ({"provider": "gemini", "model": "m"}, "set GEMINI_API_KEY"),
+        ({"provider": "openai", "api_key": "s3cret"}, "`model` must name a model"),
+        ({"provider": "openai", "model": "m"}, "set OPENAI_API_KEY"),
+        ({"provider": "openai", "model": "m", "api_key": "k", "options": {"count_seconds": 1}}, "no setting 'count_s"),
         ({"provider": "echo", "base_url": "http://x"}, "no setting 'base_url'"),
         ({"provider": "echo", "options": {"stall_seconds": 1}}, "no setting 'stall_seconds'"),
         ({"provider": "echo", "options": {"name": "x"}}, "no setting 'name'"),
