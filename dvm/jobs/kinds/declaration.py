@@ -122,7 +122,8 @@ class Kind:
     values are listed, is held to that; `validate` looks at the rest, and raises InvalidRequest. `inputs` are the
     types of `i` that it takes, `files` the media types of files among them, by prefix (`image/`). `outputs` are
     what an `output` tag may ask for, the first of them the default; `checks` hold the answers of some of them to
-    their form. `makes` is what the model is asked for: images and speech are delivered as files (dvm.jobs.files).
+    their form. `makes` is what the model is asked for: images and speech are delivered as files (dvm.jobs.files),
+    small ones within the answer if there is no other way and they may stand there (`inline`).
     `least_output` are the tokens without which there is no answer at all: no bid is met by allowing fewer.
     """
 
@@ -138,6 +139,7 @@ class Kind:
     validate: Callable[[JobRequest], object] | None = None
     makes: Output = "text"
     least_output: int | None = None
+    inline: bool = True
 
     def check(self, request: JobRequest) -> None:
         """Refuse what no answer of this kind could serve, before anything is fetched. Raises InvalidRequest."""
