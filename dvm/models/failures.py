@@ -1,4 +1,4 @@
-"""What every model that is asked over HTTP says of its failures: a code, a wait, and a text without secrets."""
+"""What models that are asked over HTTP have in common: a failure's code, wait and text, and text that is Unicode."""
 
 from __future__ import annotations
 
@@ -49,3 +49,10 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return min(max(0.0, parsedate_to_datetime(value).timestamp() - time.time()), MAX_RETRY_AFTER)
     except (ValueError, OverflowError):
         return None
+
+
+def well_formed(text: str) -> str:
+    """`text` without half surrogate pairs, which JSON can hold and UTF-8 (and so a Nostr event) cannot."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -11,16 +11,17 @@ import itertools
 import logging
 import warnings
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from dvm.models.base import Blob, Chunk, Finish, Limits, ModelError, Output, Prompt, Turn, Usage
-from dvm.models.counting import approximate_text, approximate_tokens
-from dvm.models.failures import scrub
+from dvm.models.base import Blob, Chunk, Limits, ModelError, Output, Prompt, Turn, Usage
+from dvm.models.counting import approximate_tokens
+from dvm.models.failures import scrub, well_formed
+from dvm.models.gemini_answer import Answer
 from dvm.models.gemini_errors import to_model_error
-from dvm.models.gemini_media import Speech, blob_tokens, output_config
-from dvm.models.gemini_usage import Report, to_usage
+from dvm.models.gemini_media import Speech, output_config
+from dvm.models.gemini_usage import Report
 from dvm.models.gemini_wire import CALL_HEADER, Wire
 
 if TYPE_CHECKING:
@@ -30,23 +31,6 @@ log = logging.getLogger(__name__)
 
 # Once the model has said why it ended, the answer is whole; this long we wait for the stream's own end.
 _LINGER_SECONDS = 5.0
-# Why an answer ended (the API's FinishReason). What is in neither table is no finish of ours.
-_FINISHED: dict[str, Finish] = {"STOP": "stop", "MAX_TOKENS": "length", "CONTINUATION": "length"}
-_FILTERED = frozenset(
-    {
-        "SAFETY",
-        "RECITATION",
-        "LANGUAGE",
-        "BLOCKLIST",
-        "PROHIBITED_CONTENT",
-        "SPII",
-        "MODEL_ARMOR",
-        "ESCALATION",
-        "IMAGE_SAFETY",
-        "IMAGE_PROHIBITED_CONTENT",
-        "IMAGE_RECITATION",
-    }
-)
 _BYTES = "application/octet-stream"
 _NO_REASON = "FINISH_REASON_UNSPECIFIED"
 
@@ -64,32 +48,6 @@ class _Sdk:
     async def close(self) -> None:
         await self.wire.close()
         self.sync_close()
-
-
-@dataclass(slots=True)
-class _Answer:
-    """What is known of an answer while it comes."""
-
-    own_input: int  # tokens, our approximation
-    tokens: int = 0  # in the answer, our approximation
-    reported_tokens: int = 0  # of these, those that had come with the last report or before it
-    answered: bool = False  # something that is an answer has come
-    report: Report | None = None
-    finish: str | None = None
-    blocked: str | None = None
-    version: str | None = None
-
-    def usage(self) -> tuple[Usage, bool]:
-        """The usage so far, and whether the endpoint's report of it adds up."""
-        if self.report is None:
-            return to_usage(None, own_input=self.own_input, own_output=self.tokens)
-        usage, sound = to_usage(self.report, own_input=self.own_input, own_output=self.reported_tokens)
-        unreported = self.tokens - self.reported_tokens
-        if not unreported:
-            return usage, sound
-        # Text came after the last report: what the report has stands, this text is our own count.
-        estimated = usage.estimated | {"output"}
-        return replace(usage, output=usage.output + unreported, estimated=estimated), False
 
 
 class GeminiModel:
@@ -196,7 +154,7 @@ class GeminiModel:
         """
         sdk = await self._sdk()
         call = self._call()
-        answer, speech = _Answer(own_input=approximate_tokens(prompt)), Speech()
+        answer, speech = Answer(own_input=approximate_tokens(prompt)), Speech()
         responses: Any = None
         seconds = self._first_chunk_seconds
         try:
@@ -215,14 +173,14 @@ class GeminiModel:
                 except Exception as error:  # noqa: BLE001 (the SDK raises whatever a strange answer leads to)
                     if answer.finish is not None:  # the answer is whole; only the connection is not
                         break
-                    raise self._error(error, sdk, call, _used(answer)) from None
+                    raise self._error(error, sdk, call, answer.used()) from None
                 pieces = _take(answer, response)
                 seconds = self._stall_seconds if answer.finish is None else _LINGER_SECONDS
                 usage, _ = answer.usage()
                 for piece in pieces:
                     text, blob = (piece, None) if isinstance(piece, str) else ("", speech.take(piece))
                     yield Chunk(text, blob, usage=usage, version=answer.version)
-            last = self._last(answer)
+            last = answer.last(self.name, self._key)
             if (spoken := speech.file()) is not None:
                 yield Chunk(blob=spoken, usage=last.usage, version=answer.version)
             yield last
@@ -230,34 +188,6 @@ class GeminiModel:
             await sdk.wire.end(call)
             if responses is not None:
                 await responses.aclose()
-
-    def _last(self, answer: _Answer) -> Chunk:
-        """The chunk that ends the answer. Raises ModelError when there is none."""
-        usage, sound = answer.usage()
-        if not sound:
-            log.warning(
-                "model %s: the reported usage is missing or does not add up: %s; used: %s",
-                self.name,
-                answer.report,
-                usage,
-            )
-        if answer.finish == "PUP_LIMITED_DISABLED":  # no filter: the account itself is limited
-            raise ModelError("unauthorized", "the account is limited: see Google's use policy", usage=usage)
-        finish = _FINISHED.get(answer.finish or "")
-        if answer.blocked is not None and not answer.answered:
-            raise ModelError("blocked", f"the prompt was blocked: {scrub(answer.blocked, self._key)}", usage=usage)
-        if answer.finish in _FILTERED:
-            if not answer.answered:
-                raise ModelError("blocked", f"the answer was blocked: {answer.finish}", usage=usage)
-            finish = "safety"
-        if finish is not None and (answer.answered or (finish == "length" and usage.output + usage.thoughts)):
-            return Chunk(usage=usage, finish=finish, version=answer.version)
-        reason = scrub(answer.finish or "none", self._key)
-        if answer.finish is None:
-            raise ModelError("broken_off", "the stream ended without a finish", usage=_used(answer))
-        if answer.answered:
-            raise ModelError("broken_off", f"the answer is not whole: {reason}", usage=usage)
-        raise ModelError("empty", f"the model ended without an answer: {reason}", usage=usage)
 
     def _config(self, types_: Any, prompt: Prompt, limits: Limits, call: str) -> types.GenerateContentConfig:
         fields: dict[str, Any] = {
@@ -324,7 +254,7 @@ class GeminiModel:
         return _Sdk(client.aio.models, types, errors.APIError, wire, client.close)
 
 
-def _take(answer: _Answer, response: types.GenerateContentResponse) -> list[str | Blob]:
+def _take(answer: Answer, response: types.GenerateContentResponse) -> list[str | Blob]:
     """Bring `answer` up to date; the pieces of the answer that this response brought."""
     answer.version = response.model_version or answer.version
     if response.prompt_feedback is not None and response.prompt_feedback.block_reason is not None:
@@ -336,15 +266,14 @@ def _take(answer: _Answer, response: types.GenerateContentResponse) -> list[str 
             if part.thought:  # a summary of the thoughts is no part of the answer
                 continue
             if part.text:
-                pieces.append(_well_formed(part.text))
+                pieces.append(well_formed(part.text))
             elif part.inline_data is not None and part.inline_data.data:
                 pieces.append(Blob(part.inline_data.mime_type or _BYTES, part.inline_data.data))
         if candidate.finish_reason is not None and candidate.finish_reason.value != _NO_REASON:
             answer.finish = candidate.finish_reason.value
-    answer.answered = answer.answered or bool(pieces)
-    answer.tokens += sum(blob_tokens(p) if isinstance(p, Blob) else approximate_text(p) for p in pieces)
+    report = None
     if (metadata := response.usage_metadata) is not None:
-        answer.report = Report(
+        report = Report(
             prompt=metadata.prompt_token_count,
             cached=metadata.cached_content_token_count,
             candidates=metadata.candidates_token_count,
@@ -352,13 +281,8 @@ def _take(answer: _Answer, response: types.GenerateContentResponse) -> list[str 
             tool_use=metadata.tool_use_prompt_token_count,
             total=metadata.total_token_count,
         )
-        answer.reported_tokens = answer.tokens
+    answer.add(pieces, report)
     return pieces
-
-
-def _used(answer: _Answer) -> Usage | None:
-    """The usage of an answer that broke off; None when the model may have done nothing at all."""
-    return answer.usage()[0] if answer.report is not None or answer.answered else None
 
 
 def _contents(types_: Any, turns: tuple[Turn, ...]) -> list[Any]:
@@ -372,13 +296,6 @@ def _contents(types_: Any, turns: tuple[Turn, ...]) -> list[Any]:
 
 def _http_options(types_: Any, call: str) -> Any:
     return types_.HttpOptions(headers={CALL_HEADER: call})
-
-
-def _well_formed(text: str) -> str:
-    """`text` without half surrogate pairs, which JSON can hold and UTF-8 (and so a Nostr event) cannot."""
-    if text.isascii():
-        return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _is_http_url(url: str) -> bool:

@@ -13,7 +13,7 @@ import httpx
 
 from dvm.models.base import Chunk, Finish, Limits, ModelError, Output, Prompt, Usage, require_text
 from dvm.models.counting import estimate_tokens
-from dvm.models.failures import scrub
+from dvm.models.failures import scrub, well_formed
 from dvm.models.openai_errors import said, to_model_error, within_stream
 from dvm.models.openai_request import MEDIA, Dialect, body
 from dvm.models.openai_usage import Contradiction, to_usage
@@ -236,10 +236,7 @@ def _text(content: object) -> str:
     if isinstance(content, list):
         parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
         content = "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
-    if not isinstance(content, str) or content.isascii():
-        return content if isinstance(content, str) else ""
-    # JSON can hold half a surrogate pair, UTF-8 (and so a Nostr event) cannot.
-    return content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return well_formed(content) if isinstance(content, str) else ""
 
 
 def _chat_url(name: str, base_url: str) -> httpx.URL:
