@@ -1,6 +1,6 @@
 """What the operator's files say, as the events that tell the world: 31990, kind 0 and 10002. No I/O.
 
-`dvm announce` publishes them, and whoever wants to know whether they have changed compares the drafts: the
+`dvm announce` and the daemon publish them, and whoever wants to know whether they have changed compares the drafts: the
 same files give the same drafts.
 """
 
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
+from urllib.parse import urlsplit
 
-from dvm.config import Identity, Relays
+from dvm.config import Config, Identity, Relays
 from dvm.jobs import Service
+from dvm.lightning.lnurl_address import is_at
 from dvm.nip90.announce import (
     Announcement,
     Param,
@@ -53,15 +55,27 @@ def announcement_of(identity: Identity, services: Mapping[int, Service]) -> Anno
     )
 
 
-def drafts_of(identity: Identity, relays: Relays, services: Mapping[int, Service]) -> tuple[Draft, Draft, Draft]:
+def drafts_of(config: Config, relays: Relays, services: Mapping[int, Service]) -> tuple[Draft, Draft, Draft]:
     """The unsigned events, in the order in which they are published: what is sold, profile, relays."""
-    profile = Profile(identity.name, identity.about, identity.picture, identity.lud16)
+    identity = config.identity
+    profile = Profile(identity.name, identity.about, identity.picture, identity.lud16, nip05_of(config))
     uses = [RelayUse(relay.url, relay.read, relay.write) for relay in relays.relay]
     return (
         announcement_draft(announcement_of(identity, services)),
         profile_draft(profile),
         relay_list_draft(uses),
     )
+
+
+def nip05_of(config: Config) -> str:
+    """Our name under our domain (NIP-05), if the gateway serves it: that of the Lightning address, or `_`, which
+    stands for the domain itself. Empty without a gateway that the world reaches by https:// at the usual port."""
+    url = config.gateway.url if config.gateway else None
+    if url is None or not url.startswith("https://") or urlsplit(url).port not in (None, 443):
+        return ""
+    lud16 = config.identity.lud16
+    name = lud16.partition("@")[0] if lud16 and is_at(lud16, url) else "_"
+    return f"{name}@{urlsplit(url).hostname}"
 
 
 def _prices(sold: Iterable[Service]) -> dict[str, dict[str, int]]:

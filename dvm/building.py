@@ -7,7 +7,6 @@ from pathlib import Path
 from dvm.config import Config, LimitsConfig, PerRequestSats, Relays, ServiceConfig
 from dvm.contradictions import Offered
 from dvm.jobs import Service, Settings, all_kinds
-from dvm.jobs.admission import Policy, standard_policies
 from dvm.jobs.shop import ZapSettings
 from dvm.lightning.base import Wallet, WalletError
 from dvm.lightning.lnurl_address import is_at
@@ -135,16 +134,6 @@ def build_settings(config: Config) -> Settings:
         operator=parse_pubkey(config.operator.npub) if config.operator.npub else None,
         hold=config.wallet.hold,
         customer_relays=limits.customer_relays,
-    )
-
-
-def build_policies(limits: LimitsConfig) -> list[Policy]:
-    """Who is taken on, as `[limits]` says."""
-    return standard_policies(
-        per_minute=limits.jobs_per_minute,
-        quotes=limits.open_quotes,
-        quotes_total=limits.open_quotes_total,
-        per_minute_total=limits.jobs_per_minute_total,
     )
 
 

@@ -67,6 +67,7 @@ class Identity(Table):
     picture: Picture = ""
     lud16: LightningAddress = ""
     nsec_file: FilePath | None = None
+    announce: bool = True
 
 
 class WalletConfig(Table):
@@ -191,6 +192,18 @@ class LimitsConfig(Table):
     allow_private_addresses: bool = False
 
 
+class AdmissionConfig(Table):
+    """Who is taken on as a customer. A key file has one npub in each line."""
+
+    allow: Annotated[tuple[Npub, ...], AsTuple] = ()
+    allow_file: FilePath | None = None
+    deny: Annotated[tuple[Npub, ...], AsTuple] = ()
+    deny_file: FilePath | None = None
+    pow_bits: Annotated[int, Field(ge=0, le=64)] = 0
+    follows_of: Npub | None = None
+    follows_depth: Annotated[int, Field(ge=1, le=2)] = 1
+
+
 class GatewayConfig(Table):
     """The HTTP side: `url` is where the world reaches it, through a reverse proxy with TLS."""
 
@@ -206,6 +219,7 @@ class Config(Table):
     models: Annotated[dict[ModelName, ModelConfig], Field(min_length=1)]
     service: Annotated[tuple[ServiceConfig, ...], AsTuple, Field(min_length=1)]
     limits: LimitsConfig = LimitsConfig()
+    admission: AdmissionConfig = AdmissionConfig()
     zaps: ZapsConfig = ZapsConfig()
     payouts: PayoutsConfig = PayoutsConfig()
     operator: OperatorConfig = OperatorConfig()
@@ -247,6 +261,7 @@ DVM_TABLES: dict[tuple[str, ...], type[Table]] = {
     ("models", "*"): ModelConfig,
     ("service", "*"): ServiceConfig,
     ("limits",): LimitsConfig,
+    ("admission",): AdmissionConfig,
     ("zaps",): ZapsConfig,
     ("payouts",): PayoutsConfig,
     ("operator",): OperatorConfig,

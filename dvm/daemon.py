@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dvm.announcing import IDENTIFIER
+from dvm.admitting import build_policies, build_trust
+from dvm.announcer import Announcer
+from dvm.announcing import IDENTIFIER, drafts_of
 from dvm.building import (
     build_models,
-    build_policies,
     build_pool,
     build_services,
     build_settings,
@@ -58,6 +60,7 @@ class Daemon:
         self.wallet = build_wallet(config, secrets, data)
         self.pool = build_pool(relays, self.keys, config.limits)
         self.lnurl = LnurlClient(allow_private=config.limits.allow_private_addresses)
+        self.trust = build_trust(config, self.pool)
         self.relays = relays
         self.gateway: Gateway | None = None
         self._stack = AsyncExitStack()
@@ -82,15 +85,20 @@ class Daemon:
                 models=self.models,
                 services=self.services,
                 settings=build_settings(self.config),
-                policies=build_policies(self.config.limits),
+                policies=build_policies(self.config, self.trust),
                 zaps=build_zaps(self.config),
                 lnurl=self.lnurl,
                 announcement=IDENTIFIER,
             )
             self.engine = Engine(shop)
+            if self.trust is not None:
+                self._background(self.trust.run(), "web of trust")
             await self.engine.start()
             stack.push_async_callback(self.engine.stop)
             await self._open_gateway(shop)
+            if self.config.identity.announce:
+                drafts = drafts_of(self.config, self.relays, self.services)
+                self._background(Announcer(drafts, self.keys, self.pool.writers).run(), "announcer")
             beat = asyncio.create_task(self._beat(), name="heartbeat")
             stack.callback(self.data.end)
             stack.callback(beat.cancel)
@@ -105,6 +113,16 @@ class Daemon:
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
+
+    def _background(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Work that nobody waits for, until this ends."""
+        task = asyncio.create_task(work, name=name)
+
+        async def end() -> None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        self._stack.push_async_callback(end)
 
     def ready(self) -> dict[str, Any]:
         """What the log's first line says."""

@@ -66,7 +66,7 @@ async def open_shop(data: Path, model: str) -> AsyncIterator[Shop]:
                 data,
             )
         )
-        for draft in drafts_of(daemon.config.identity, daemon.relays, daemon.services):
+        for draft in drafts_of(daemon.config, daemon.relays, daemon.services):
             await daemon.pool.publish(draft.sign(keys, int(time.time())))
         yield Shop(relay, keys.npub, keys.pubkey, customer.connection.uri(), daemon)
 
@@ -75,7 +75,7 @@ def config_of(model: str) -> Config:
     """What the demo's shop sells."""
     return Config.model_validate(
         {
-            "identity": {"name": "Demo", "about": "A shop that is open for a minute"},
+            "identity": {"name": "Demo", "about": "A shop that is open for a minute", "announce": False},
             "wallet": {"type": "nwc"},
             "models": {model: MODELS[model]},
             "service": [{"kind": 5050, "models": [model], "price": "per-token"}],

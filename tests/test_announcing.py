@@ -10,7 +10,7 @@ import pytest
 
 from dvm.announcing import announcement_of, drafts_of
 from dvm.building import build_services
-from dvm.config import Config, Relays, load_config, load_relays
+from dvm.config import Config, GatewayConfig, Relays, load_config, load_relays
 from dvm.jobs import Service
 from dvm.jobs.kinds import KINDS, Kind
 from dvm.nip90.announce import parse_announcement, parse_relay_list
@@ -52,7 +52,7 @@ def sell(kind: int, **prices: Price) -> Service:
 
 def test_customers_read_in_it_what_is_sold_for_how_much(tmp_path: Path) -> None:
     config = load(tmp_path)
-    draft, _, _ = drafts_of(config.identity, load_where(tmp_path), build_services(config))
+    draft, _, _ = drafts_of(config, load_where(tmp_path), build_services(config))
     read = parse_announcement(draft.sign(Keys.generate(), 1))
     assert read.kinds == (5050,)
     assert read.prices == {
@@ -69,7 +69,7 @@ def test_customers_read_in_it_what_is_sold_for_how_much(tmp_path: Path) -> None:
 
 def test_profile_and_relay_list_follow_the_files(tmp_path: Path) -> None:
     config = load(tmp_path)
-    _, profile, relays = drafts_of(config.identity, load_where(tmp_path), build_services(config))
+    _, profile, relays = drafts_of(config, load_where(tmp_path), build_services(config))
     assert orjson.loads(profile.content) == {
         "name": "Shop",
         "about": "Sells",
@@ -100,9 +100,30 @@ def test_one_price_for_everything_is_said_as_such(tmp_path: Path, price: Any, am
 
 def test_the_same_files_give_the_same_events(tmp_path: Path) -> None:
     config, relays = load(tmp_path), load_where(tmp_path)
-    assert drafts_of(config.identity, relays, build_services(config)) == drafts_of(
-        config.identity, relays, build_services(config)
+    assert drafts_of(config, relays, build_services(config)) == drafts_of(config, relays, build_services(config))
+
+
+@pytest.mark.parametrize(
+    ("lud16", "url", "nip05"),
+    [
+        ("zaps@shop.example", "https://shop.example", "zaps@shop.example"),
+        ("me@else.example", "https://Shop.example/", "_@shop.example"),
+        ("", "https://shop.example:443", "_@shop.example"),
+        ("", "https://shop.example:8443", None),  # whoever checks a name asks at the usual port
+        ("", "http://shop.example", None),
+        ("", None, None),
+    ],
+)
+def test_the_profile_names_what_the_gateway_serves(
+    tmp_path: Path, lud16: str, url: str | None, nip05: str | None
+) -> None:
+    config = load(tmp_path)
+    gateway = GatewayConfig(url=url) if url else None
+    config = config.model_copy(
+        update={"gateway": gateway, "identity": config.identity.model_copy(update={"lud16": lud16})}
     )
+    _, profile, _ = drafts_of(config, load_where(tmp_path), build_services(config))
+    assert orjson.loads(profile.content).get("nip05") == nip05
 
 
 def test_nobody_is_billed_more_than_was_announced(tmp_path: Path) -> None:

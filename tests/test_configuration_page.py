@@ -69,6 +69,8 @@ def written_default(model: type[configuration.Table], key: str) -> str:
         return "*required*"
     if default is None:
         return "`–`"
+    if default == ():
+        return "`[]`"
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
     return f'`"{default}"`' if isinstance(default, str) else f"`{default}`"
@@ -83,6 +85,7 @@ def written_default(model: type[configuration.Table], key: str) -> str:
         ("[models.NAME]", configuration.ModelConfig),
         ("[[service]]", configuration.ServiceConfig),
         ("[limits]", configuration.LimitsConfig),
+        ("[admission]", configuration.AdmissionConfig),
         ("[zaps]", configuration.ZapsConfig),
         ("[payouts]", configuration.PayoutsConfig),
         ("[operator]", configuration.OperatorConfig),

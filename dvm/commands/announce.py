@@ -7,32 +7,22 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from dvm.announcer import Outcome, publish
 from dvm.announcing import drafts_of
 from dvm.building import build_services, offered
 from dvm.commands.common import CONFIG, DATA, RELAYS, AsJson, ConfigPath, DataPath, Failure, RelaysPath, print_json
 from dvm.config import load_config, load_relays
 from dvm.nip90.wire import ANNOUNCEMENT, PROFILE, RELAY_LIST
-from dvm.nostr import AddressRefused, Event, Keys, NotPublished, Relay
+from dvm.nostr import AddressRefused, Event, Keys, Relay
 from dvm.problems import ConfigError
 from dvm.secrets import load_keys
 
-SECONDS = 15.0  # for each relay, to connect and to take the events
 NAMES = {ANNOUNCEMENT: "what is sold", PROFILE: "profile", RELAY_LIST: "relays"}
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one event at one relay: `error` is the relay's reason, or ours; None where it has it."""
-
-    relay: str
-    event: Event
-    error: str | None
 
 
 def main(
@@ -47,7 +37,7 @@ def main(
     if dry_run:
         print_json([json.loads(event.to_json()) for event in events])
         return
-    outcomes = asyncio.run(publish(events, urls, keys))
+    outcomes = asyncio.run(once(events, urls, keys))
     nowhere = [event for event in events if all(o.error is not None for o in outcomes if o.event == event)]
     if as_json:
         print_json(_as_json(keys, events, outcomes))
@@ -64,26 +54,14 @@ def main(
     typer.echo(f"\n{keys.npub} is announced")
 
 
-async def publish(events: Sequence[Event], urls: Sequence[str], keys: Keys) -> list[Outcome]:
-    """Each event to each relay, all at once; one outcome for each pair, in the order of `urls` and `events`."""
+async def once(events: Sequence[Event], urls: Sequence[str], keys: Keys) -> list[Outcome]:
+    """Publish on connections of its own; the outcomes are in the order of `urls` and `events`."""
     # Passing relays: they fail at once where they cannot be reached, with the reason.
     relays = [Relay(url, keys=keys, lasting=False) for url in urls]
     try:
-        return list(
-            await asyncio.gather(
-                *(_one(url, relay, event) for url, relay in zip(urls, relays, strict=True) for event in events)
-            )
-        )
+        return await publish(events, relays)
     finally:
         await asyncio.gather(*(relay.close() for relay in relays))
-
-
-async def _one(url: str, relay: Relay, event: Event) -> Outcome:
-    try:
-        await relay.publish(event, SECONDS)
-    except NotPublished as error:
-        return Outcome(url, event, str(error))
-    return Outcome(url, event, None)
 
 
 def _prepared(config: Path, relays: Path) -> tuple[list[Event], Keys, list[str]]:
@@ -91,7 +69,7 @@ def _prepared(config: Path, relays: Path) -> tuple[list[Event], Keys, list[str]]
     settings, where = load_config(config, offered()), load_relays(relays)
     keys = load_keys(settings, os.environ, file=str(config))
     now = int(time.time())
-    events = [draft.sign(keys, now) for draft in drafts_of(settings.identity, where, build_services(settings))]
+    events = [draft.sign(keys, now) for draft in drafts_of(settings, where, build_services(settings))]
     try:
         for url in where.write:
             Relay(url)

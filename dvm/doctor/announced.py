@@ -18,7 +18,7 @@ class Announced:
     """One question to each write relay, and one finding."""
 
     def __init__(self, config: Config, relays: Relays, keys: Keys) -> None:
-        self._draft, *_ = drafts_of(config.identity, relays, build_services(config))
+        self._draft, *_ = drafts_of(config, relays, build_services(config))
         self._urls, self._keys = relays.write, keys
 
     async def check(self) -> Steps:

@@ -6,7 +6,7 @@ somebody else's chance.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from throttled import RateLimiterType, Throttled, rate_limiter
 from throttled.store import BaseStore, MemoryStore
 
 from dvm.nostr.event import Event
+from dvm.nostr.nip13 import is_proof
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +50,23 @@ class Book(Protocol):
 Policy = Callable[[Event, Book], Refusal | None]
 
 
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """A policy over something that all customers share. It is not asked of whom another one gives no quote, so that
+    refused strangers take no place of others; who pays out of a balance has paid for theirs."""
+
+    policy: Policy
+
+    def __call__(self, request: Event, book: Book) -> Refusal | None:
+        return self.policy(request, book)
+
+
 def first_refusal(policies: Sequence[Policy], request: Event, book: Book) -> Refusal | None:
     """The first policy's reason that applies; one that a balance overrules only if there is no other."""
     overruled: Refusal | None = None
     for policy in policies:
+        if overruled and isinstance(policy, Shared):
+            continue
         if refusal := policy(request, book):
             if not refusal.prepaid:
                 return refusal
@@ -82,7 +96,7 @@ def jobs_per_minute_total(limit: int, store: BaseStore | None = None) -> Policy:
             return Refusal("busy", "too many jobs are asked for at the moment: try again in a minute")
         return None
 
-    return policy
+    return Shared(policy)
 
 
 def _bucket(limit: int, store: BaseStore | None) -> Throttled:
@@ -111,6 +125,49 @@ def open_quotes_total(limit: int) -> Policy:
         if book.open_quotes_total() + book.deleted_quotes() >= limit:
             return Refusal("busy", "too many quotes are unpaid at the moment: try again later", prepaid=True)
         return None
+
+    return policy
+
+
+class Trust(Protocol):
+    """Whom the operator trusts without having named them: see WebOfTrust."""
+
+    @property
+    def loaded(self) -> bool: ...
+    def __contains__(self, pubkey: object) -> bool: ...
+
+
+def denied(keys: Container[str]) -> Policy:
+    """Nobody of these (public keys in hex), whatever they have paid in."""
+
+    def policy(request: Event, _book: Book) -> Refusal | None:
+        return Refusal("not-allowed", "this provider takes no jobs from you") if request.pubkey in keys else None
+
+    return policy
+
+
+def strangers(allowed: Container[str], *, pow_bits: int = 0, trust: Trust | None = None) -> Policy:
+    """Only whom one of these lets in: being among `allowed`, being trusted, or work of `pow_bits` bits (NIP-13)
+    on the request's id; each only where it is asked for. Where there are the latter two, or one of them, a balance
+    that covers the job does as well: it has cost more than either.
+
+    A web of trust that is not loaded yet can tell nobody that they are not trusted: they are to come again.
+    """
+
+    def policy(request: Event, _book: Book) -> Refusal | None:
+        if request.pubkey in allowed or (trust is not None and request.pubkey in trust):
+            return None
+        if pow_bits:
+            if is_proof(request, pow_bits):
+                return None
+            text = f"{pow_bits} bits of proof of work (NIP-13), or a balance that covers the job"
+            return Refusal("pow-required", text, prepaid=True)
+        if trust is None:
+            return Refusal("not-allowed", "this provider takes jobs from certain customers only")
+        if not trust.loaded:
+            return Refusal("busy", "who is trusted here is not known yet: try again in a minute", prepaid=True)
+        text = "nobody whom this provider trusts follows you: only a balance that covers the job is taken"
+        return Refusal("not-trusted", text, prepaid=True)
 
     return policy
 

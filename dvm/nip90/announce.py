@@ -45,6 +45,7 @@ class Profile:
     about: str = ""
     picture: str = ""
     lud16: str = ""
+    nip05: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +115,7 @@ def profile_draft(profile: Profile) -> Draft:
         "about": profile.about,
         "picture": profile.picture,
         "lud16": profile.lud16,
+        "nip05": profile.nip05,
     }
     content = {key: value for key, value in fields.items() if value} | {"bot": True}
     return Draft(PROFILE, [], orjson.dumps(content).decode())

@@ -113,6 +113,11 @@ class RelayPool:
         return sum(relay.connected for relay in self._relays.values())
 
     @property
+    def writers(self) -> tuple[Relay, ...]:
+        """The connections to our write relays, for what each of them is asked by itself."""
+        return tuple(self._write)
+
+    @property
     def max_event_bytes(self) -> int:
         """The largest message that all our write relays take, as far as they tell (NIP-11); within reason."""
         told = (relay.limitation.max_message_length for relay in self._write)
