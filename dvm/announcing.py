@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from dvm.config import Config, Identity, Relays
 from dvm.jobs import Service
+from dvm.jobs.choosing import AUTO
 from dvm.lightning.lnurl_address import is_at
 from dvm.nip90.announce import (
     Announcement,
@@ -114,6 +115,8 @@ def _param(name: str, sold: Sequence[Service]) -> Param:
         description += f" (required for kind {', '.join(required)})"
     lists = [service.models if name == "model" else service.kind.param(name).values for service in having]
     values = dict.fromkeys(value for each in lists for value in each) if all(lists) else {}
+    if name == "model" and any(len(service.models) > 1 for service in having):
+        values[AUTO] = None
     return Param(description, required=len(required) == len(sold), values=tuple(values))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dvm.config import Config, LimitsConfig, PerRequestSats, Relays, ServiceConfig
+from dvm.config import Config, LimitsConfig, ModelConfig, PerRequestSats, Relays, ServiceConfig
 from dvm.contradictions import Offered
 from dvm.jobs import Service, Settings, all_kinds
 from dvm.jobs.shop import ZapSettings
@@ -13,6 +13,7 @@ from dvm.lightning.lnurl_address import is_at
 from dvm.lightning.registry import WALLETS, Setup, make_wallet
 from dvm.models import Model
 from dvm.models.registry import PROVIDERS, make_model
+from dvm.models.router import Bounds
 from dvm.nostr.addresses import AddressRefused
 from dvm.nostr.keys import Keys, parse_pubkey
 from dvm.nostr.options import PoolOptions, RelayOptions
@@ -73,10 +74,27 @@ def price_of(config: Config, service: ServiceConfig, model: str) -> Price:
         return PerRequest(service.price.per_request * MSAT)
     if service.price == "free":
         return FREE
-    table = config.models[model]
+    return _per_token(config.models[model])
+
+
+def _per_token(table: ModelConfig) -> PerToken:
     given = table.input or 0
     cached = given if table.cached is None else table.cached
     return PerToken(given * MSAT, cached * MSAT, (table.output or 0) * MSAT)
+
+
+def build_bounds(config: Config) -> dict[str, Bounds]:
+    """What each model may be asked at once and within a minute."""
+    return {name: Bounds(each.concurrency, each.requests_per_minute) for name, each in config.models.items()}
+
+
+def list_prices(config: Config) -> dict[str, PerToken]:
+    """What `[models.NAME]` asks for tokens, whatever a service does: by it the operator's spending is counted."""
+    return {
+        name: _per_token(table)
+        for name, table in config.models.items()
+        if table.input is not None or table.output is not None
+    }
 
 
 def build_wallet(config: Config, secrets: Secrets, data: Path) -> Wallet:
@@ -120,6 +138,7 @@ def build_settings(config: Config) -> Settings:
         max_ahead=limits.future_minutes * 60,
         job_seconds=limits.job_minutes * 60,
         attempts=limits.attempts,
+        spend_msat_per_day=limits.spend_sats_per_day * MSAT,
         partial_seconds=limits.partial_seconds,
         reconcile_seconds=limits.reconcile_seconds,
         sweep_seconds=limits.sweep_seconds,

@@ -119,6 +119,8 @@ class ModelConfig(Table):
     cached: Sats | None = None
     output: Sats | None = None
     max_output_tokens: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    concurrency: Count = 0
+    requests_per_minute: Count = 0
     system: System | None = None
     first_chunk_seconds: Interval | None = None
     stall_seconds: Interval | None = None
@@ -183,6 +185,7 @@ class LimitsConfig(Table):
     future_minutes: Minutes = 15
     job_minutes: Annotated[int, Field(ge=0, le=1440)] = 10
     attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    spend_sats_per_day: Count = 0
     partial_seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 1.0
     reconcile_seconds: Interval = 60.0
     watchdog_seconds: Interval = 60.0

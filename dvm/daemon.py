@@ -14,12 +14,14 @@ from dvm.admitting import build_policies, build_trust
 from dvm.announcer import Announcer
 from dvm.announcing import IDENTIFIER, drafts_of
 from dvm.building import (
+    build_bounds,
     build_models,
     build_pool,
     build_services,
     build_settings,
     build_wallet,
     build_zaps,
+    list_prices,
 )
 from dvm.config import Config, Relays
 from dvm.datadir import DataDir
@@ -89,6 +91,8 @@ class Daemon:
                 zaps=build_zaps(self.config),
                 lnurl=self.lnurl,
                 announcement=IDENTIFIER,
+                bounds=build_bounds(self.config),
+                list_prices=list_prices(self.config),
             )
             self.engine = Engine(shop)
             if self.trust is not None:

@@ -61,7 +61,7 @@ def test_customers_read_in_it_what_is_sold_for_how_much(tmp_path: Path) -> None:
     }
     assert read.amount == "flexible"
     assert (read.name, read.about, read.lud16) == ("Shop", "Sells", "me@x.example")
-    assert read.params["model"].values == ("fast", "slow")
+    assert read.params["model"].values == ("fast", "slow", "auto")
     assert set(read.params) == set(KINDS[5050].params)
     assert read.topics == KINDS[5050].topics
     assert read.encryption
@@ -137,4 +137,4 @@ def test_nobody_is_billed_more_than_was_announced(tmp_path: Path) -> None:
     assert announced.kinds == (5001, 5050)
     assert announced.topics == ("t", "5001", "5050")
     assert announced.amount == "flexible"
-    assert announced.params["model"].values == ("m", "only", "other")
+    assert announced.params["model"].values == ("m", "only", "other", "auto")

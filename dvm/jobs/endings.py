@@ -10,7 +10,8 @@ from dataclasses import asdict
 from dvm.jobs.outbox import Outbox
 from dvm.jobs.running import Run, metered, prices_of
 from dvm.jobs.shop import Shop, publication
-from dvm.ledger import Finished, Job, JobState, Link, Publication, ReceiptMaker
+from dvm.jobs.spending import Spending
+from dvm.ledger import Finished, Job, JobState, Link, Metered, Publication, ReceiptMaker
 from dvm.ledger.base import HOLDING
 from dvm.models import Usage
 from dvm.nip90 import Answers, Finish, InvalidRequest, JobRequest, Work, input_sha256, make_receipt, next_second
@@ -24,9 +25,10 @@ log = logging.getLogger(__name__)
 class Endings:
     """Every way in which a job that was paid for ends."""
 
-    def __init__(self, shop: Shop, outbox: Outbox) -> None:
+    def __init__(self, shop: Shop, outbox: Outbox, spending: Spending) -> None:
         self._shop = shop
         self._outbox = outbox
+        self._spending = spending
 
     async def bill(self, run: Run, to: JobState, event: Event, role: str, finish: Finish) -> None:
         """running → delivered, failed or cancelled: bill what was used, return the rest, publish `event`."""
@@ -35,27 +37,29 @@ class Endings:
         made: list[Publication] = []
         used = run.used()
         result = event.id if role == "result" else None
-        work = _work(job, run.request, finish, used, run.version, result, run.text)
+        work = _work(job, run.request, finish, used, run.answered(), result, run.text)
+        row = metered(job, used, finish, run.by)
         posting = await shop.store.post(
             job.id,
             to=to,
             cost=run.cost(),
-            used=metered(job, used, finish),
+            used=row,
             publications=(answer,),
             receipt=self._receipt_maker(run.answers, run.request.relays, work, run.stamped(shop.now()), made),
             at=shop.now(),
             stamp=run.stamp,
             reason=None if result else finish,
         )
+        self._spending.add(row, posting.cost)
         self._outbox.send((answer, *made[-1:]))
-        _tell(to, job, used.total, posting.cost, finish)
+        _tell(to, job, used.total, posting.cost, row)
 
     async def finish(self, run: Run, event: Event, finish: Finish) -> None:
         """running → settling: keep the answer, unseen, until the money that was promised for it is ours."""
         used = run.used()
-        work = _work(run.job, run.request, finish, used, run.version, event.id, run.text)
+        work = _work(run.job, run.request, finish, used, run.answered(), event.id, run.text)
         answer = publication(event, "result", run.request.relays)
-        finished = Finished(answer, run.cost(), metered(run.job, used, finish), _work_to_json(work))
+        finished = Finished(answer, run.cost(), metered(run.job, used, finish, run.by), _work_to_json(work))
         await self._shop.store.finish(run.job.id, finished, run.stamp)
 
     async def settle(self, job: Job, finished: Finished, msat: int) -> None:
@@ -68,15 +72,11 @@ class Endings:
         made: list[Publication] = []
         maker = self._receipt_maker(answers, relays, _work_from_json(finished.work), stamp, made)
         posting = await shop.store.settle(job.id, msat, maker, shop.now())
-        self._outbox.send((finished.answer, *made[-1:]))
         used = finished.used
-        _tell(
-            JobState.DELIVERED,
-            job,
-            used.input + used.cached + used.output + used.thoughts,
-            posting.cost,
-            used.finish,
-        )
+        self._spending.add(used, posting.cost)
+        self._outbox.send((finished.answer, *made[-1:]))
+        tokens = used.input + used.cached + used.output + used.thoughts
+        _tell(JobState.DELIVERED, job, tokens, posting.cost, used)
 
     async def give_up(
         self,
@@ -87,10 +87,11 @@ class Endings:
         to: JobState = JobState.FAILED,
         states: Collection[JobState] = HOLDING,
         usage: Usage | None = None,
+        by: str = "",
         stamp: int | None = None,
     ) -> None:
-        """Return all that stands behind a job, and say why. `usage` is what it used for nothing; `stamp` the
-        newest of its events, if the row does not know it. Raises ConflictError if it is in none of these
+        """Return all that stands behind a job, and say why. `usage` is what the model `by` used for nothing; `stamp`
+        the newest of its events, if the row does not know it. Raises ConflictError if it is in none of these
         states any more."""
         shop = self._shop
         request = self._request(job)
@@ -105,18 +106,21 @@ class Endings:
         finish: Finish = "cancelled" if to is JobState.CANCELLED else "error"
         # Without the request the receipt tells of the payment alone.
         work = None if request is None else _work(job, request, finish, usage)
+        row = None if usage is None else metered(job, usage, finish, by)
         made: list[Publication] = []
         await shop.store.void(
             job.id,
             to=to,
             reason=code,
-            used=None if usage is None else metered(job, usage, finish),
+            used=row,
             publications=said,
             receipt=self._receipt_maker(answers, relays, work, stamp + 1, made),
             at=shop.now(),
             stamp=stamp + 1,
             states=states,
         )
+        if row is not None:
+            self._spending.add(row, 0)
         self._outbox.send((*said, *made[-1:]))
         log.info(to.value, extra={"job": job.id, "code": code, "msat": 0})
 
@@ -176,5 +180,6 @@ def _work_from_json(text: str) -> Work:
     return Work(**fields)
 
 
-def _tell(to: JobState, job: Job, tokens: int, msat: int, finish: str) -> None:
-    log.info(to.value, extra={"job": job.id, "model": job.model, "tokens": tokens, "msat": msat, "finish": finish})
+def _tell(to: JobState, job: Job, tokens: int, msat: int, used: Metered) -> None:
+    said = {"job": job.id, "model": used.model, "tokens": tokens, "msat": msat, "finish": used.finish}
+    log.info(to.value, extra=said)

@@ -15,6 +15,7 @@ from dvm.jobs.promises import Promises
 from dvm.jobs.runner import Runner
 from dvm.jobs.settlements import Settlements
 from dvm.jobs.shop import Shop
+from dvm.jobs.spending import Spending
 from dvm.jobs.transitions import Effect, Restarted, step
 from dvm.jobs.watchdog import Watchdog
 from dvm.jobs.zap_receipts import HORIZON_SECONDS, ZapReceipts
@@ -37,7 +38,8 @@ class Engine:
         self._shop = shop
         self.outbox = Outbox(shop)
         self.settlements = Settlements(shop, self.outbox, self._paid, self._expired)
-        endings = Endings(shop, self.outbox)
+        self.spending = Spending(shop)
+        endings = Endings(shop, self.outbox, self.spending)
         self.promises = Promises(shop, endings, self._paid, self.settlements.credit)
         self.runner = Runner(shop, self.outbox, endings, self.promises)
         self.settlements.promises, self.promises.runs = self.promises, self.runner
@@ -45,7 +47,7 @@ class Engine:
         self.payouts = Payouts(shop, self.outbox)
         self.accounts = Accounts(shop, self.outbox, self.payouts, shop.lnurl)
         self.watchdog = Watchdog(shop, self.outbox, self.payouts)
-        shop.policies = (*shop.policies, self.watchdog.policy)
+        shop.policies = (*shop.policies, self.watchdog.policy, self.spending.policy)
         shop.receivable = self.watchdog.receivable
         shop.selling = lambda: self.watchdog.selling
         self.zaps: Zaps | None = None
@@ -60,6 +62,7 @@ class Engine:
 
     async def start(self) -> None:
         """Take up what the last run left, then listen."""
+        await self.spending.load()
         await self.settlements.load()
         await self.promises.load()
         await self.payouts.load()

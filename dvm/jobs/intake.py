@@ -10,6 +10,7 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 
 from dvm.jobs.admission import Refusal, RefusedError, first_refusal
+from dvm.jobs.choosing import choices, in_order
 from dvm.jobs.clockwatch import ClockWatch
 from dvm.jobs.invoicing import Invoicing
 from dvm.jobs.kinds import Ask, Service
@@ -42,6 +43,10 @@ REPEAT_SECONDS = 60  # between two repetitions of one job's answers
 ECHO_SECONDS = 30
 MAX_DELETIONS = 20  # of one kind 5 event
 _REST = "what is not used stays on your balance"
+
+
+class _NotByThis(RefusedError):
+    """This model does not take it; another may."""
 
 
 class Intake:
@@ -256,16 +261,34 @@ class Intake:
         service = self._shop.services.get(request.kind)
         if service is None:  # the operator has changed what is sold since it came
             raise RefusedError("unavailable", f"jobs of kind {request.kind} are not taken any more")
-        name = service.choose(request.param("model"))
-        ask = service.read(request, await self._shop.inputs.gather(request, service.kind), name)
-        model = self._shop.models[name]
+        router = self._shop.router
+        gathered = await self._shop.inputs.gather(request, service.kind)
+        chosen = choices(service, request.param("model"))[0]
+        ask = service.read(request, gathered, chosen)
+        names = in_order(router, service, request, ask)
+        if not router.usable(names[0]):
+            raise RefusedError("unavailable", "the model cannot be used at the moment")
+        refusals: list[RefusedError] = []
+        for name in names:
+            try:
+                mine = ask if name == chosen else service.read(request, gathered, name)
+                terms = await self._terms_of(service, name, request, mine)
+            except _NotByThis as error:
+                refusals.append(error)
+            else:
+                return service, terms
+        raise refusals[0]
+
+    async def _terms_of(self, service: Service, name: str, request: JobRequest, ask: Ask) -> Terms:
+        """The terms of that model. Raises _NotByThis where those of another may do."""
         tokens = await self._count(name, ask)
         if (limit := self._shop.settings.prompt_tokens) and tokens > limit:
             raise RefusedError("prompt-too-long", f"{tokens} tokens, of at most {limit}")
-        most = min(ask.max_tokens or model.max_output_tokens, model.max_output_tokens)
-        priced = self._price(service, name, tokens, most, request)
+        if not self._shop.router.fits(name, tokens):
+            raise _NotByThis("prompt-too-long", f"{tokens} tokens, for which {name} has no room")
+        priced = self._price(service, name, tokens, self._shop.router.most_output(name, ask.max_tokens), request)
         price = json.dumps(price_to_json(priced.price))
-        return service, Terms(name, price, tokens, priced.max_output_tokens, priced.msat)
+        return Terms(name, price, tokens, priced.max_output_tokens, priced.msat)
 
     async def _count(self, name: str, ask: Ask) -> int:
         model = self._shop.models[name]
@@ -281,8 +304,8 @@ class Intake:
                 return bound
             log.info("the model does not count a prompt", extra={"model": name, "error": str(error)})
             if error.code == "bad_request":
-                raise RefusedError("bad-request", "the model does not take this request") from error
-            raise RefusedError("unavailable", "the model cannot be used at the moment") from error
+                raise _NotByThis("bad-request", "the model does not take this request") from error
+            raise _NotByThis("unavailable", "the model cannot be used at the moment") from error
         self._counting[name].fine()
         return tokens
 

@@ -8,7 +8,9 @@ import logging
 from collections.abc import Collection
 from contextlib import suppress
 
+from dvm.jobs.choosing import in_order
 from dvm.jobs.endings import Endings
+from dvm.jobs.kinds import Ask
 from dvm.jobs.outbox import Outbox
 from dvm.jobs.promises import Promises
 from dvm.jobs.running import Run, sane
@@ -72,6 +74,7 @@ class Runner:
             )
             for name in shop.models
         }
+        shop.router.told = self._told
 
     def start(self, job_id: str) -> None:
         """Run a paid job as soon as there is a place."""
@@ -216,6 +219,7 @@ class Runner:
             failure = error
         except TimeoutError:
             failure = ModelError("stalled", f"no answer within {settings.job_seconds:g} s")
+            self._shop.router.failed(run.by, failure)
         except asyncio.CancelledError:
             if not run.stopping:
                 raise
@@ -226,7 +230,6 @@ class Runner:
         run.task = None  # from here on the rows are written, and nobody stops that any more
         if failure is not None:
             return await self._broken(run, failure)
-        self._trouble_of(run).fine()
         if not run.text and run.finish != "length":
             return await self._broken(run, ModelError("empty", "finished without a word"), False)
         try:
@@ -278,10 +281,10 @@ class Runner:
         job, settings = run.job, self._shop.settings
         again = may_pass and error.passing and job.attempts < settings.attempts
         following = step(JobState.RUNNING, Broke(again=again))
-        self._trouble_of(run).failing(error)
+        model = run.by or job.model
         log.info(
             "the model failed",
-            extra={"job": job.id, "model": job.model, "attempt": job.attempts, "again": again, "error": str(error)},
+            extra={"job": job.id, "model": model, "attempt": job.attempts, "again": again, "error": str(error)},
         )
         if Effect.RELEASE in following.effects:
             await self._shop.store.release(job.id, attempted=True, stamp=run.stamp)
@@ -294,7 +297,7 @@ class Runner:
         return None
 
     async def _void(self, run: Run, following: Step, code: str, text: str) -> None:
-        await self._give_up(run.job, code, text, to=following.state, usage=run.usage, stamp=run.stamp)
+        await self._give_up(run.job, code, text, to=following.state, usage=run.usage, by=run.by, stamp=run.stamp)
 
     async def _give_up(
         self,
@@ -305,26 +308,38 @@ class Runner:
         to: JobState = JobState.FAILED,
         states: Collection[JobState] = HOLDING,
         usage: Usage | None = None,
+        by: str = "",
         stamp: int | None = None,
     ) -> None:
-        await self._endings.give_up(job, code, text, to=to, states=states, usage=usage, stamp=stamp)
+        await self._endings.give_up(job, code, text, to=to, states=states, usage=usage, by=by, stamp=stamp)
         self._promises.ended(job.id)
 
     # Pieces
 
-    def _trouble_of(self, run: Run) -> ModelTrouble:
-        return self._troubles[run.job.model or self._shop.services[run.job.kind].models[0]]
+    def _told(self, name: str, error: ModelError | None) -> None:
+        if error is None:
+            self._troubles[name].fine()
+        else:
+            self._troubles[name].failing(error)
 
     async def _run_of(self, job: Job) -> Run:
         shop = self._shop
         request = shop.request_of(job)
         service = shop.services[job.kind]
-        name = job.model or service.models[0]
         gathered = await shop.inputs.gather(request, service.kind)
-        ask, model = service.read(request, gathered, name), shop.models[name]
+        quoted = job.model or service.models[0]
+        if quoted not in service.models:
+            raise KeyError(quoted)
+        ask = service.read(request, gathered, quoted)
+        # The one whose price was quoted goes first, and the price stays whoever answers (money.md, rule 10).
+        names = in_order(shop.router, service, request, ask, quoted)
         price = price_from_json(json.loads(job.price or "{}"))
         promised = self._promises.pays(job.id)
-        return Run(job, request, ask, model, price, shop.answers(request), job.stamp, promised=promised)
+
+        def asks(name: str) -> Ask:  # the system instruction may be another
+            return ask if name == quoted else service.read(request, gathered, name)
+
+        return Run(job, request, shop.router, names, asks, price, shop.answers(request), job.stamp, promised=promised)
 
     def _say_processing(self, run: Run) -> None:
         if run.task is not None:

@@ -1,40 +1,51 @@
-"""One run of a model for one job: the text as it comes, what it has used, and where it must stop."""
+"""One run of a model for one job: the text or the files as they come, what it has used, and where it must stop."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Literal
 
 from dvm.jobs.kinds import Ask
 from dvm.ledger import Job, Metered
-from dvm.models import Model, Usage, approximate_text
+from dvm.models import Blob, Chunk, Limits, Output, Prompt, Usage, approximate_text
+from dvm.models.router import Router
 from dvm.nip90 import Answers, Finish, JobRequest, next_second
 from dvm.pricing import PerRequest, PerToken, Price, cost, price_from_json
 
 # A partial repeats the whole text, so each is at least this much longer than the last: all of them together
 # stay within four times the final text.
 GROWTH = 4 / 3
+# Of what one job makes: it is in memory until it is uploaded. Speech of eleven minutes has as much.
+MAX_FILES = 8
+MAX_FILE_BYTES = 32 << 20
 
 
 @dataclass(slots=True)
 class Run:
-    """A job while its model runs. `stamp` is the newest `created_at` used for it; `promised`: a hold invoice
-    pays for it, so nothing of the answer is seen before that is settled."""
+    """A job while its model runs. `names` are the models that may answer, in order, `asks` tells what each is asked,
+    and `by` is the one that was asked last. `stamp` is the newest `created_at` used for it; `promised`: a hold
+    invoice pays for it, so nothing of the answer is seen before that is settled. Of a job that `makes` images or
+    speech `files` is what there is so far, and no text; `oversized`: it was more than is ever delivered."""
 
     job: Job
     request: JobRequest
-    ask: Ask
-    model: Model
+    router: Router
+    names: Sequence[str]
+    asks: Callable[[str], Ask]
     price: Price
     answers: Answers
     stamp: int
     text: str = ""
+    makes: Output = "text"
+    files: list[Blob] = field(default_factory=list)
+    oversized: bool = False
     usage: Usage | None = None
     finish: Finish | None = None
+    by: str = ""
     version: str = ""
     stopping: Literal["", "cancelled", "shutdown", "deserted"] = ""
     promised: bool = False
@@ -57,27 +68,53 @@ class Run:
     async def stream(self, seconds: float | None, every: float, partial: Callable[[Run], None]) -> None:
         """Run the model until it ends, its time is up, or it meets the hold.
 
+        The `seconds` begin anew with each model that is asked, and do not count what is waited for its place.
         `partial` is called at most once in `every` seconds, when the text has grown by enough. Raises
         ModelError; a time that is up with an answer begun is a shortened answer, without one TimeoutError.
         """
         clock = asyncio.get_running_loop().time
         self._said_at = clock()
         try:
-            async with asyncio.timeout(seconds), aclosing(self._chunks()) as texts:
+            async with asyncio.timeout(None) as time, aclosing(self._chunks(seconds, time)) as texts:
                 async for text in texts:
                     if text and clock() - self._said_at >= every and len(self.text) >= self._said * GROWTH:
                         self._said, self._said_at = len(self.text), clock()
                         partial(self)
         except TimeoutError:
-            if not self.text:
+            if not self.has_answer:
                 raise
             self.finish = "timeout"
 
-    async def _chunks(self) -> AsyncGenerator[str, None]:
-        limits = self.ask.limits(self.job.max_output)
-        async with aclosing(self.model.stream(self.ask.prompt, limits)) as chunks:
-            async for chunk in chunks:
-                self.text += chunk.text
+    @property
+    def has_answer(self) -> bool:
+        """Whether there is anything to send."""
+        return bool(self.text or self.files or self.oversized)
+
+    @property
+    def fruitless(self) -> bool:
+        """Whether it ended with nothing to send, and nothing to bill. A limit that no text fits into is the
+        customer's own, and its tokens are billed; one that no file fits into is ours."""
+        return not self.has_answer and (self.finish != "length" or self.makes != "text")
+
+    def become(self, content: str) -> None:
+        """Its files are delivered: `content` says where. What was used is settled before, since nobody pays for the
+        length of an address."""
+        self.usage = self.used()
+        self.text = content
+        self.files.clear()
+
+    async def _chunks(self, seconds: float | None, time: asyncio.Timeout) -> AsyncGenerator[str, None]:
+        def asked(name: str) -> tuple[Prompt, Limits]:
+            self.by = name
+            if seconds is not None:
+                time.reschedule(asyncio.get_running_loop().time() + seconds)
+            ask = self.asks(name)
+            self.makes = ask.output
+            return ask.prompt, ask.limits(self.job.max_output)
+
+        async with aclosing(self.router.stream(self.names, asked)) as chunks:
+            async for _, chunk in chunks:
+                self._take(chunk)
                 if chunk.usage is not None and sane(chunk.usage):
                     self.usage = chunk.usage
                 self.version = chunk.version or self.version
@@ -85,12 +122,23 @@ class Run:
                     self.finish = chunk.finish
                 elif self._met_its_limit():
                     self.finish = "length"
-                yield chunk.text
+                yield chunk.text if self.makes == "text" else ""
                 if self.finish is not None:
                     return
 
+    def _take(self, chunk: Chunk) -> None:
+        if self.makes == "text":
+            self.text += chunk.text
+        elif chunk.blob is not None and not self.oversized:
+            self.files.append(chunk.blob)
+            if len(self.files) > MAX_FILES or sum(len(each.data) for each in self.files) > MAX_FILE_BYTES:
+                self.oversized = True
+                self.files.clear()
+
     def _met_its_limit(self) -> bool:
         """Whether going on would cost more than is held (money.md, case 1), or fit into no event."""
+        if self.makes != "text":  # half a file is none; the model itself is held to the tokens that were quoted
+            return False
         fits = self.answers.longest(self.text)
         if len(fits) < len(self.text):
             self.text = fits
@@ -99,8 +147,18 @@ class Run:
         if quote == 0:
             return False
         if self.usage is not None:
-            return cost(self.price, self.usage) >= quote and self.usage.output + self.usage.thoughts > 0
+            output = self.usage.output + self.usage.thoughts
+            if isinstance(self.price, PerRequest):  # it costs as much from its first word on
+                return output > self.job.max_output
+            return cost(self.price, self.usage) >= quote and output > 0
         return approximate_text(self.text) > 2 * self.job.max_output
+
+    def answered(self) -> str:
+        """Of its receipt: the version that answered; of another model than the one whose price was quoted, `name` or
+        `name/version`."""
+        if self.by in ("", self.job.model):
+            return self.version
+        return f"{self.by}/{self.version}" if self.version else self.by
 
     def used(self) -> Usage:
         """What to bill: what the model reported, else our own count, marked as such (case 11)."""
@@ -132,10 +190,10 @@ def prices_of(job: Job) -> dict[str, int]:
     return {}
 
 
-def metered(job: Job, used: Usage, finish: Finish) -> Metered:
-    """For the operator's reports."""
+def metered(job: Job, used: Usage, finish: Finish, by: str) -> Metered:
+    """For the operator's reports; `by` is the model that it was used by."""
     return Metered(
-        model=job.model or "",
+        model=by or job.model or "",
         input=used.input,
         cached=used.cached,
         output=used.output,

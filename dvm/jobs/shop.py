@@ -14,10 +14,12 @@ from dvm.ledger import Job, Publication, Store
 from dvm.lightning.base import Wallet
 from dvm.lightning.lnurl import LnurlClient
 from dvm.models import Model
+from dvm.models.router import Bounds, Router
 from dvm.nip90 import Answers, JobRequest, parse_request
 from dvm.nostr.event import Event
 from dvm.nostr.keys import Keys
 from dvm.nostr.pool import RelayPool
+from dvm.pricing import PerToken
 
 REMEMBERED = 1000  # requests that have been read and may soon be run; any other is read from its row
 REMEMBERED_CHARS = 8192  # of each at most: a thousand of the largest would be 250 MB that nobody has paid for
@@ -61,6 +63,7 @@ class Settings:
     operator: str | None = None
     hold: bool = False
     hold_margin_blocks: int = 3
+    spend_msat_per_day: int = 0
     customer_relays: bool = True
 
 
@@ -80,7 +83,8 @@ class ZapSettings:
 
 @dataclass(slots=True)
 class Shop:
-    """The parts, put together by the daemon. `announcement` is the `d` of our 31990, for receipts."""
+    """The parts, put together by the daemon. `announcement` is the `d` of our 31990, for receipts; `bounds` and
+    `list_prices` are those of each model, as far as it has any."""
 
     keys: Keys
     store: Store
@@ -95,9 +99,16 @@ class Shop:
     zaps: ZapSettings | None = None
     lnurl: LnurlClient = field(default_factory=LnurlClient)
     inputs: Inputs = field(default_factory=Inputs)
+    bounds: Mapping[str, Bounds] = field(default_factory=dict)
+    list_prices: Mapping[str, PerToken] = field(default_factory=dict)
+    monotonic: Callable[[], float] = time.monotonic  # for pauses, which a clock that is set must not change
+    router: Router = field(init=False)
     receivable: Callable[[], int | None] = lambda: None  # msat that the wallet can receive, if it tells
     selling: Callable[[], bool] = lambda: True  # False while the wallet holds less than customers are owed
     _read: dict[str, JobRequest] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self.router = Router(self.models, self.bounds, clock=lambda: self.monotonic())
 
     def now(self) -> int:
         """Unix seconds."""

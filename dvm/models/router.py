@@ -81,6 +81,11 @@ class Router:
             able.sort(key=price)
         return sorted(able, key=lambda name: (not self._health[name].usable, name != first))
 
+    def most_output(self, name: str, wanted: int | None) -> int:
+        """The tokens that an answer of that model may have, if so many are wanted."""
+        most = self._models[name].max_output_tokens
+        return most if wanted is None else min(wanted, most)
+
     def fits(self, name: str, tokens: int) -> bool:
         """Whether a prompt of so many tokens leaves that model room for an answer."""
         most = self._models[name].context_tokens

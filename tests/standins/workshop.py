@@ -16,6 +16,7 @@ from dvm.ledger import Job, JobState, SqliteStore, Store
 from dvm.lightning.lnurl import LnurlClient
 from dvm.lightning.paper import PaperNode, PaperWallet
 from dvm.models import Model
+from dvm.models.router import Bounds
 from dvm.nostr.keys import Keys
 from dvm.nostr.options import PoolOptions, RelayOptions
 from dvm.nostr.pool import RelayPool
@@ -52,6 +53,7 @@ class Workshop:
         self.around: Callable[[Store], Any] = lambda store: store  # what the engine sees instead of the store
         self.pool_options = PoolOptions(relay=RelayOptions(min_backoff=0.01, max_backoff=0.1), allow_private=True)
         self.zaps: ZapSettings | None = None
+        self.bounds: dict[str, Bounds] = {}
         self.lnurl = LnurlClient(allow_private=True)
         self.running = False
         self.store: SqliteStore
@@ -88,6 +90,9 @@ class Workshop:
             announcement="dvm" if self.zaps else None,
             zaps=self.zaps,
             lnurl=self.lnurl,
+            bounds=self.bounds,
+            list_prices={name: price for name, price in self.prices.items() if isinstance(price, PerToken)},
+            monotonic=lambda: time.monotonic() + self.later,
         )
         self.engine = Engine(self.shop)
         await self.engine.start()
