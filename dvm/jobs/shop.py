@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dvm.jobs.admission import Policy
+from dvm.jobs.files import Files
 from dvm.jobs.inputs import Inputs
 from dvm.jobs.kinds import Service
 from dvm.ledger import Job, Publication, Store
@@ -99,6 +100,7 @@ class Shop:
     zaps: ZapSettings | None = None
     lnurl: LnurlClient = field(default_factory=LnurlClient)
     inputs: Inputs = field(default_factory=Inputs)
+    files: Files = field(default_factory=Files)
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
     list_prices: Mapping[str, PerToken] = field(default_factory=dict)
     monotonic: Callable[[], float] = time.monotonic  # for pauses, which a clock that is set must not change

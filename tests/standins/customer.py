@@ -28,6 +28,7 @@ from dvm.nostr.options import PoolOptions, RelayOptions
 from dvm.nostr.pool import RelayPool
 
 KIND, RESULT = 5050, 6050
+RESULTS = (6000, 6001, 6002, RESULT, 6100, 6250)
 OPTIONS = PoolOptions(relay=RelayOptions(min_backoff=0.01, max_backoff=0.1), allow_private=True)
 
 
@@ -42,7 +43,7 @@ class Customer:
         self._changed = asyncio.Event()
 
     async def start(self, connections: int = 1) -> None:
-        wanted = Filter(kinds=[FEEDBACK, RESULT, RECEIPT], tags={"p": [self.keys.pubkey]})
+        wanted = Filter(kinds=[FEEDBACK, RECEIPT, *RESULTS], tags={"p": [self.keys.pubkey]})
         self.pool.subscribe(wanted, self._hear)
         self.pool.start()
         assert await self.pool.wait_connected(connections, 10)
