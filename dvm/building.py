@@ -7,7 +7,9 @@ from pathlib import Path
 from dvm.config import Config, LimitsConfig, ModelConfig, PerRequestSats, Relays, ServiceConfig
 from dvm.contradictions import Offered
 from dvm.jobs import Service, Settings, all_kinds
+from dvm.jobs.inputs import Inputs, Sources
 from dvm.jobs.shop import ZapSettings
+from dvm.ledger import Store
 from dvm.lightning.base import Wallet, WalletError
 from dvm.lightning.lnurl_address import is_at
 from dvm.lightning.registry import WALLETS, Setup, make_wallet
@@ -15,6 +17,7 @@ from dvm.models import Model
 from dvm.models.registry import PROVIDERS, make_model
 from dvm.models.router import Bounds
 from dvm.nostr.addresses import AddressRefused
+from dvm.nostr.fetching import Fetcher
 from dvm.nostr.keys import Keys, parse_pubkey
 from dvm.nostr.options import PoolOptions, RelayOptions
 from dvm.nostr.pool import RelayPool
@@ -171,3 +174,18 @@ def build_zaps(config: Config) -> ZapSettings | None:
         max_msat=zaps.max_sats * MSAT,
         quote=zaps.quote or ("both" if own else "invoice"),
     )
+
+
+def build_fetcher(limits: LimitsConfig) -> Fetcher:
+    """What fetches the addresses that customers name; to be closed."""
+    return Fetcher(
+        allow_private=limits.allow_private_addresses,
+        plain=True,
+        timeout=limits.input_seconds,
+        max_bytes=limits.input_bytes,
+    )
+
+
+def build_inputs(limits: LimitsConfig, keys: Keys, store: Store, relays: RelayPool, fetcher: Fetcher) -> Inputs:
+    """What finds the inputs that a request names."""
+    return Inputs(Sources(keys, store, relays, fetcher, max_bytes=limits.input_bytes, seconds=limits.input_seconds))

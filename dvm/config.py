@@ -192,6 +192,8 @@ class LimitsConfig(Table):
     sweep_seconds: Interval = 60.0
     shutdown_seconds: Interval = 30.0
     customer_relays: bool = True
+    input_bytes: Annotated[int, Field(ge=1, le=1_000_000_000)] = 20_000_000
+    input_seconds: Interval = 30.0
     allow_private_addresses: bool = False
 
 

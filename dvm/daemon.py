@@ -15,6 +15,8 @@ from dvm.announcer import Announcer
 from dvm.announcing import IDENTIFIER, drafts_of
 from dvm.building import (
     build_bounds,
+    build_fetcher,
+    build_inputs,
     build_models,
     build_pool,
     build_services,
@@ -62,6 +64,7 @@ class Daemon:
         self.wallet = build_wallet(config, secrets, data)
         self.pool = build_pool(relays, self.keys, config.limits)
         self.lnurl = LnurlClient(allow_private=config.limits.allow_private_addresses)
+        self.fetcher = build_fetcher(config.limits)
         self.trust = build_trust(config, self.pool)
         self.relays = relays
         self.gateway: Gateway | None = None
@@ -76,6 +79,7 @@ class Daemon:
             stack.push_async_callback(self.store.close)
             stack.push_async_callback(self.pool.close)
             stack.push_async_callback(self.lnurl.close)
+            stack.push_async_callback(self.fetcher.close)
             self.pool.start()
             await self._start_wallet()
             await self._start_models()
@@ -90,6 +94,7 @@ class Daemon:
                 policies=build_policies(self.config, self.trust),
                 zaps=build_zaps(self.config),
                 lnurl=self.lnurl,
+                inputs=build_inputs(self.config.limits, self.keys, self.store, self.pool, self.fetcher),
                 announcement=IDENTIFIER,
                 bounds=build_bounds(self.config),
                 list_prices=list_prices(self.config),

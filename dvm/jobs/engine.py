@@ -121,6 +121,7 @@ class Engine:
         for subscription in self._subscriptions:
             subscription.close()
         self.intake.close()
+        self._shop.inputs.close()
         await self.accounts.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self._shop.settings.shutdown_seconds)
@@ -168,6 +169,7 @@ class Engine:
     async def _delete(self, event: Event) -> None:
         await self.intake.deletion(event)
         for job_id in parse_deletion(event)[:MAX_DELETIONS]:
+            await self._shop.inputs.abandon(job_id)
             await self.runner.cancel(job_id, event.pubkey)
 
     def _spawn(self, work: Callable[..., Awaitable[None]], *arguments: object) -> None:

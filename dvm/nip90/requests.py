@@ -50,6 +50,16 @@ InvalidRequestCode = Literal[
     "invalid-bid",  # not a whole number of msat, or stated twice differently
     "invalid-output",
     "invalid-expiration",
+    # What an input names, and what was found there (`dvm.jobs.inputs`):
+    "input-unavailable",  # nothing was had from there
+    "input-too-large",
+    "input-type",  # not what it says that it is, or nothing that this kind of job takes
+    "input-unreadable",  # encrypted, and not for this customer's eyes or ours
+    "input-timeout",  # the prior job has no result in time
+    "input-failed",  # the prior job has ended without one
+    "input-cycle",  # the prior job waits for this one
+    "input-depth",  # a chain of too many jobs
+    "input-changed",  # not what was counted when the price was made
 ]
 
 

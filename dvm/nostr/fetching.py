@@ -8,7 +8,8 @@ one could grow large.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from urllib.parse import quote, unquote_plus, urlencode, urlsplit
 
 import orjson
 
-from dvm.nostr.addresses import AddressRefused, check_url, resolve_public
+from dvm.nostr.addresses import AddressRefused, Endpoint, check_url, resolve_public
 from dvm.nostr.frames import clean
 
 if TYPE_CHECKING:
@@ -37,14 +38,20 @@ class FetchError(Exception):
         self.sent = sent
 
 
+class BodyTooLarge(FetchError):
+    """There is something, but more than was allowed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """An answer, whatever its status; `url` is where redirects have led, `type` its media type, in lower case."""
+    """An answer, whatever its status; `url` is where redirects have led, `type` its media type, in lower case,
+    `charset` what was said of its characters, or ""."""
 
     url: str
     status: int
     type: str
     body: bytes
+    charset: str = ""
 
     def json(self) -> Any:
         """The JSON in the body. Raises FetchError."""
@@ -58,20 +65,33 @@ class Fetcher:
     """Fetches with GET, over https:// and from onion services. Safe to use from many tasks; close it in the end.
 
     `allow_private` is for tests and for services on one's own machine: loopback and private addresses, http://.
-    `timeout`, in seconds, holds for the whole of one fetch, redirects included.
+    `plain` takes http:// as well, to public addresses like the rest. `timeout`, in seconds, holds for the whole of
+    one fetch, redirects included.
     """
 
-    def __init__(self, *, allow_private: bool = False, timeout: float = 10.0, max_bytes: int = 131_072) -> None:
+    def __init__(
+        self, *, allow_private: bool = False, plain: bool = False, timeout: float = 10.0, max_bytes: int = 131_072
+    ) -> None:
         self._allow_private = allow_private
+        self._schemes = ("https", "http") if plain or allow_private else ("https",)
         self._timeout = timeout
         self._max_bytes = max_bytes
         self._client: httpx.AsyncClient | None = None
+        self._resolver: ThreadPoolExecutor | None = None
 
     async def close(self) -> None:
         """Safe to call twice."""
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()
+        if self._resolver is not None:
+            self._resolver.shutdown(wait=False, cancel_futures=True)
+            self._resolver = None
+
+    async def _resolve(self, endpoint: Endpoint) -> list[str]:
+        return await resolve_public(
+            endpoint, timeout=self._timeout, executor=self._resolver, allow_private=self._allow_private
+        )
 
     async def get(
         self,
@@ -85,7 +105,9 @@ class Fetcher:
         import httpx  # a tenth of a second, which a start need not wait for
 
         if self._client is None:
-            self._client = _client(httpx, allow_private=self._allow_private, timeout=self._timeout)
+            # Its own few threads: names that never resolve must not use up those of everybody else.
+            self._resolver = ThreadPoolExecutor(max_workers=4, thread_name_prefix="dvm-resolve")
+            self._client = _client(httpx, self._schemes, self._resolve, self._timeout)
         try:
             async with asyncio.timeout(self._timeout):
                 return await _get(self._client, _target(httpx, url, params), accept, max_bytes or self._max_bytes)
@@ -121,18 +143,23 @@ async def _get(client: httpx.AsyncClient, url: httpx.URL, accept: str, max_bytes
     async with client.stream("GET", url, headers=headers) as response:
         if response.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
             raise FetchError("the answer is compressed, although none was asked for")
+        told = response.headers.get("content-length", "")
+        if told.isascii() and told.isdecimal() and len(told) < 20 and int(told) > max_bytes:
+            raise BodyTooLarge(f"the answer is larger than {max_bytes} bytes")
         body = bytearray()
         async for chunk in response.aiter_raw():
             body += chunk
             if len(body) > max_bytes:
-                raise FetchError(f"the answer is larger than {max_bytes} bytes")
+                raise BodyTooLarge(f"the answer is larger than {max_bytes} bytes")
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        return Fetched(str(response.url), response.status_code, clean(kind), bytes(body))
+        charset = response.charset_encoding or ""
+        return Fetched(str(response.url), response.status_code, clean(kind), bytes(body), clean(charset))
 
 
-def _client(httpx: Any, *, allow_private: bool, timeout: float) -> httpx.AsyncClient:
+def _client(
+    httpx: Any, schemes: tuple[str, ...], resolve: Callable[[Endpoint], Awaitable[list[str]]], timeout: float
+) -> httpx.AsyncClient:
     """A client of which each connection, redirected or not, goes through the checks below."""
-    schemes = ("https", "http") if allow_private else ("https",)
 
     class Checked(httpx.AsyncBaseTransport):  # type: ignore[misc]
         """Resolves once, checks, and connects to what was checked: a second look-up could differ."""
@@ -146,7 +173,7 @@ def _client(httpx: Any, *, allow_private: bool, timeout: float) -> httpx.AsyncCl
             onion = (parts.hostname or "").rstrip(".").endswith(".onion")
             allowed = ("https", "http") if onion else schemes
             endpoint = check_url(f"{parts.scheme}://{parts.netloc}", allowed)
-            found = await resolve_public(endpoint, timeout=timeout, allow_private=allow_private)
+            found = await resolve(endpoint)
             failure: Exception = AddressRefused(f"{endpoint.host}: no such host")
             for ip in found:
                 pinned = httpx.Request(

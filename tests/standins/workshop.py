@@ -11,12 +11,16 @@ from typing import Any
 
 from dvm.jobs import KINDS, Engine, Service, Settings, Shop
 from dvm.jobs.admission import Policy
+from dvm.jobs.files import Files
+from dvm.jobs.inputs import Inputs, Sources
+from dvm.jobs.kinds import Kind
 from dvm.jobs.shop import ZapSettings
 from dvm.ledger import Job, JobState, SqliteStore, Store
 from dvm.lightning.lnurl import LnurlClient
 from dvm.lightning.paper import PaperNode, PaperWallet
 from dvm.models import Model
 from dvm.models.router import Bounds
+from dvm.nostr.fetching import Fetcher
 from dvm.nostr.keys import Keys
 from dvm.nostr.options import PoolOptions, RelayOptions
 from dvm.nostr.pool import RelayPool
@@ -38,7 +42,7 @@ QUICK = Settings(
 
 
 class Workshop:
-    """A shop for kind 5050. `open` and `close` are starts and ends of the daemon on the same ledger;
+    """A shop for kind 5050, or other `kinds`. `open` and `close` are starts and ends of the daemon on the same ledger;
     `later` seconds are added to its clock."""
 
     def __init__(self, relays: Sequence[str], data: Path, models: Sequence[Model] = (), price: Price = PRICE) -> None:
@@ -53,8 +57,12 @@ class Workshop:
         self.around: Callable[[Store], Any] = lambda store: store  # what the engine sees instead of the store
         self.pool_options = PoolOptions(relay=RelayOptions(min_backoff=0.01, max_backoff=0.1), allow_private=True)
         self.zaps: ZapSettings | None = None
+        self.kinds: Sequence[Kind] = (KINDS[5050],)
+        self.files = Files()
         self.bounds: dict[str, Bounds] = {}
         self.lnurl = LnurlClient(allow_private=True)
+        self.fetcher = Fetcher(allow_private=True, plain=True)
+        self.sources: dict[str, Any] = {"poll": 0.05, "seconds": 5.0}  # fields of Sources
         self.running = False
         self.store: SqliteStore
         self.shop: Shop
@@ -71,28 +79,35 @@ class Workshop:
     def set(self, **settings: Any) -> None:
         self.settings = replace(self.settings, **settings)
 
+    def clock(self) -> float:
+        """Unix seconds, as its engine has them."""
+        return time.time() + self.later
+
     async def open(self, connections: int = 1) -> None:
         await self.wallet.start()
         self.store = await SqliteStore.open(self._data)
         self.pool = RelayPool(self._relays, self._relays, keys=self.keys, options=self.pool_options)
         self.pool.start()
         assert await self.pool.wait_connected(connections, 10)
+        store = self.around(self.store)
         self.shop = Shop(
             self.keys,
-            self.around(self.store),
+            store,
             self.wallet,
             self.pool,
             self.models,
-            {5050: Service(KINDS[5050], tuple(self.models), dict(self.prices))},
+            {each.kind: Service(each, tuple(self.models), dict(self.prices)) for each in self.kinds},
             settings=self.settings,
             policies=self.policies,
-            clock=lambda: time.time() + self.later,
+            clock=self.clock,
             announcement="dvm" if self.zaps else None,
             zaps=self.zaps,
             lnurl=self.lnurl,
+            files=self.files,
             bounds=self.bounds,
             list_prices={name: price for name, price in self.prices.items() if isinstance(price, PerToken)},
             monotonic=lambda: time.monotonic() + self.later,
+            inputs=Inputs(Sources(self.keys, store, self.pool, self.fetcher, clock=self.clock, **self.sources)),
         )
         self.engine = Engine(self.shop)
         await self.engine.start()
@@ -156,4 +171,5 @@ async def workshop(
     finally:
         await shop.close()
         await shop.lnurl.close()
+        await shop.fetcher.close()
         await shop.wallet.close()
