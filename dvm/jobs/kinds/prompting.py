@@ -4,6 +4,9 @@ What is summarised, translated or transcribed was written by strangers, who may 
 instructions and …"). So texts stand between marks that carry the job's id: it did not exist when they were
 written, so nothing in them can pretend to be the end of them. The task stands in the system instruction, and once
 more behind the inputs, where a model heeds it most.
+
+What customers write beside what they name (`content`, or a param `prompt`) is their own, and a wish: to transcribe a
+remark along with the recording that it is about would serve nobody.
 """
 
 from __future__ import annotations
@@ -29,8 +32,16 @@ def prompt_of(
     that was not checked. `system` is the operator's instruction, which comes last. Raises InvalidRequest if there
     is no input.
     """
-    contents = gathered.contents()
+    gathered.contents()
+    wishes = [part for part in gathered.parts if part.marker == "prompt" and part.type == "text"]
+    others = [part for part in gathered.parts if part not in wishes]
+    if others:
+        said = "\n".join(str(part.content) for part in wishes)
+        task += f"\n\nWhat the customer says of it, to be heeded where it fits this task:\n{said}" if said else ""
     key = request.id[:16]
-    parts = [each if isinstance(each, Blob) else f"<input {key}>\n{each}\n</input {key}>\n" for each in contents]
+    parts = [
+        each.content if isinstance(each.content, Blob) else f"<input {key}>\n{each.content}\n</input {key}>\n"
+        for each in others or wishes
+    ]
     instruction = "\n\n".join(each for each in (role, _RULES, rules, system) if each)
     return Prompt.of(*parts, task, system=instruction)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dvm.jobs.kinds import KINDS, Gathered, Part
 from dvm.jobs.kinds.summary import MOST, length_of
 from dvm.nip90 import InvalidRequest
 from tests.jobs.kinds.asking import SYSTEM, body_of, instruction, parts, refusal, request, understood
@@ -29,6 +30,20 @@ async def test_the_model_is_asked_for_one_summary_of_all_inputs() -> None:
 async def test_markdown_is_asked_for_where_it_is_wanted_and_no_length_where_none_is() -> None:
     body = await body_of(understood(request(5001, "text", output="text/markdown")))
     assert parts(body)[-1]["text"] == "Summarise the inputs above as briefly as their content allows. Write Markdown."
+
+
+def test_what_customers_write_beside_what_they_name_is_a_wish_and_alone_is_the_text() -> None:
+    asked = request(5001, params=[("prompt", "For a child.")])
+    remark = Part("For a child.", "text", "prompt")
+    (turn,) = KINDS[5001].read(asked, Gathered((remark, Part("a note", "event"))), None).prompt.turns
+    note, task = turn.parts
+    assert "a note" in str(note)
+    assert str(task).endswith("\nFor a child.")
+    (turn,) = KINDS[5001].read(asked, Gathered((remark,)), None).prompt.turns
+    text, task = turn.parts
+    assert "<input" in str(text)
+    assert "For a child." in str(text)
+    assert "customer" not in str(task)
 
 
 def test_an_input_cannot_end_what_is_marked_as_data() -> None:
