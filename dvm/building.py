@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dvm.config import Config, LimitsConfig, ModelConfig, PerRequestSats, Relays, ServiceConfig
+from dvm.config import Config, FilesConfig, LimitsConfig, ModelConfig, PerRequestSats, Relays, ServiceConfig
 from dvm.contradictions import Offered
 from dvm.jobs import Service, Settings, all_kinds
+from dvm.jobs.files import Files
 from dvm.jobs.inputs import Inputs, Sources
 from dvm.jobs.shop import ZapSettings
 from dvm.ledger import Store
@@ -17,6 +18,7 @@ from dvm.models import Model
 from dvm.models.registry import PROVIDERS, make_model
 from dvm.models.router import Bounds
 from dvm.nostr.addresses import AddressRefused
+from dvm.nostr.blossom import Blossom
 from dvm.nostr.fetching import Fetcher
 from dvm.nostr.keys import Keys, parse_pubkey
 from dvm.nostr.options import PoolOptions, RelayOptions
@@ -174,6 +176,13 @@ def build_zaps(config: Config) -> ZapSettings | None:
         max_msat=zaps.max_sats * MSAT,
         quote=zaps.quote or ("both" if own else "invoice"),
     )
+
+
+def build_files(config: FilesConfig, keys: Keys) -> Files:
+    """What delivers images and speech; to be closed. All uploads of a job may take four times what one may."""
+    if not config.servers:
+        return Files()
+    return Files(Blossom(keys, config.servers, timeout=config.upload_seconds), seconds=4 * config.upload_seconds)
 
 
 def build_fetcher(limits: LimitsConfig) -> Fetcher:

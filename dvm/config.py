@@ -49,6 +49,9 @@ from dvm.values import (
     Text,
 )
 
+MAKE_FILES = frozenset({5100, 5250})
+"""Of the kinds that come with this program those whose answers are files."""
+
 
 class Table(BaseModel):
     """A table of the file: unknown keys and wrong types are errors, and errors do not show the value."""
@@ -209,6 +212,13 @@ class AdmissionConfig(Table):
     follows_depth: Annotated[int, Field(ge=1, le=2)] = 1
 
 
+class FilesConfig(Table):
+    """Where the images and the speech that jobs make are uploaded: Blossom servers, in order of preference."""
+
+    servers: Annotated[tuple[HttpUrl, ...], AsTuple] = ()
+    upload_seconds: Interval = 30.0
+
+
 class GatewayConfig(Table):
     """The HTTP side: `url` is where the world reaches it, through a reverse proxy with TLS."""
 
@@ -225,6 +235,7 @@ class Config(Table):
     service: Annotated[tuple[ServiceConfig, ...], AsTuple, Field(min_length=1)]
     limits: LimitsConfig = LimitsConfig()
     admission: AdmissionConfig = AdmissionConfig()
+    files: FilesConfig = FilesConfig()
     zaps: ZapsConfig = ZapsConfig()
     payouts: PayoutsConfig = PayoutsConfig()
     operator: OperatorConfig = OperatorConfig()
@@ -267,6 +278,7 @@ DVM_TABLES: dict[tuple[str, ...], type[Table]] = {
     ("service", "*"): ServiceConfig,
     ("limits",): LimitsConfig,
     ("admission",): AdmissionConfig,
+    ("files",): FilesConfig,
     ("zaps",): ZapsConfig,
     ("payouts",): PayoutsConfig,
     ("operator",): OperatorConfig,
@@ -306,6 +318,8 @@ def warnings(config: Config) -> list[str]:
         found.append("wallet.type: paper is for trying things out: no payment is real")
     if config.zaps.trust == "provider":
         found.append("zaps.trust: a zap is credited on the word of the Lightning address' provider, not of your wallet")
+    if not config.files.servers and any(service.kind in MAKE_FILES for service in config.service):
+        found.append("files.servers: is missing: only what fits into an event can be delivered, which few files do")
     return [*found, *_address_warnings(config)]
 
 

@@ -16,6 +16,7 @@ from dvm.announcing import IDENTIFIER, drafts_of
 from dvm.building import (
     build_bounds,
     build_fetcher,
+    build_files,
     build_inputs,
     build_models,
     build_pool,
@@ -65,6 +66,7 @@ class Daemon:
         self.pool = build_pool(relays, self.keys, config.limits)
         self.lnurl = LnurlClient(allow_private=config.limits.allow_private_addresses)
         self.fetcher = build_fetcher(config.limits)
+        self.files = build_files(config.files, self.keys)
         self.trust = build_trust(config, self.pool)
         self.relays = relays
         self.gateway: Gateway | None = None
@@ -80,6 +82,7 @@ class Daemon:
             stack.push_async_callback(self.pool.close)
             stack.push_async_callback(self.lnurl.close)
             stack.push_async_callback(self.fetcher.close)
+            stack.push_async_callback(self.files.close)
             self.pool.start()
             await self._start_wallet()
             await self._start_models()
@@ -94,6 +97,7 @@ class Daemon:
                 policies=build_policies(self.config, self.trust),
                 zaps=build_zaps(self.config),
                 lnurl=self.lnurl,
+                files=self.files,
                 inputs=build_inputs(self.config.limits, self.keys, self.store, self.pool, self.fetcher),
                 announcement=IDENTIFIER,
                 bounds=build_bounds(self.config),

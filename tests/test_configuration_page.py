@@ -86,6 +86,7 @@ def written_default(model: type[configuration.Table], key: str) -> str:
         ("[[service]]", configuration.ServiceConfig),
         ("[limits]", configuration.LimitsConfig),
         ("[admission]", configuration.AdmissionConfig),
+        ("[files]", configuration.FilesConfig),
         ("[zaps]", configuration.ZapsConfig),
         ("[payouts]", configuration.PayoutsConfig),
         ("[operator]", configuration.OperatorConfig),
