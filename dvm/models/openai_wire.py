@@ -6,7 +6,6 @@ Redirects are not followed (they would carry the key to wherever they point), no
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
@@ -19,8 +18,6 @@ CONNECT_SECONDS = 10.0
 # Of an error's body: what it says of itself is short, and a page of HTML is of no interest.
 _MAX_ERROR_BYTES = 64 * 1024
 _DONE = "[DONE]"
-# After that nothing follows but the end of the body, which a connection needs to be used again.
-_DRAIN_SECONDS = 0.2
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -101,7 +98,9 @@ class Wire:
             follow_redirects=False,
             headers={"accept-encoding": "identity"},
             # How many jobs run at once is the engine's decision, and how long an answer may take the caller's.
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
+            # No connection is used twice: where the server closes one (llama.cpp's does) just as the next request
+            # goes out, nobody knows whether that was received, and asking again might be billed twice.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
             timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
         )
 
@@ -139,7 +138,6 @@ class Exchange:
         self._events = Events()
         self._pieces: deque[str] = deque()
         self._ended = False
-        self._done = False
 
     async def next(self) -> Any:
         """The next piece; None after the last. Raises Refused, httpx.HTTPError.
@@ -160,7 +158,7 @@ class Exchange:
             return None
         text = self._pieces.popleft()
         if text.strip() == _DONE:
-            self._ended = self._done = True
+            self._ended = True
             self._pieces.clear()
             return None
         return _parsed(text)
@@ -182,16 +180,8 @@ class Exchange:
         """Break it off if it is under way: the connection is closed, upon which servers stop the model."""
         self._forget(self)
         with suppress(RuntimeError):  # it is being read by another task, which then ends with an error
-            if self._done:
-                await self._drain()
             await self._bytes.aclose()
         await self._response.aclose()
-
-    async def _drain(self) -> None:
-        with suppress(TimeoutError, Refused, httpx.HTTPError):
-            async with asyncio.timeout(_DRAIN_SECONDS):
-                async for _ in self._bytes:
-                    pass
 
     async def _whole(self, kind: str) -> str:
         if kind not in {"application/json", ""}:
