@@ -59,6 +59,12 @@ def told(shop: Workshop) -> list[tuple[Any, ...]]:
     return [prompt.turns[0].parts for prompt in shop.model.prompts]
 
 
+def heard(shop: Workshop, event_id: str) -> bool:
+    """Whether that event has come to whoever waits."""
+    subscription = shop.shop.inputs._chain._hearing._subscription
+    return subscription is not None and event_id in subscription.seen
+
+
 async def waits(shop: Workshop, jobs: int = 1) -> None:
     await until(lambda: shop.shop.inputs.waiting == jobs)
 
@@ -92,12 +98,13 @@ async def test_three_jobs_of_three_customers_over_two_providers(relay: str, tmp_
 
 
 async def test_the_wait_survives_a_restart_and_nothing_is_charged_for_it(shop: Workshop, buyer: Customer) -> None:
+    shop.set(shutdown_seconds=3600)
+    await shop.reopen()
     provider = Keys.generate()
     prior = asking(Keys.generate(), ["x", "text"], provider=provider.pubkey)
     await buyer.send(prior)
     job = await buyer.send(after(buyer.keys, prior.id, shop))
     await waits(shop)
-    shop.set(shutdown_seconds=3600)
     await asyncio.wait_for(shop.close(), 20)
     await shop.open()
     await waits(shop)
@@ -134,7 +141,8 @@ async def test_forged_results_are_not_believed(shop: Workshop, buyer: Customer) 
     await buyer.send(provider.sign(6050, [*mixed.tags, ["e", prior.id]], mixed.content, mixed.created_at))
     job = await buyer.send(after(buyer.keys, prior.id, shop))
     await waits(shop)
-    await buyer.send(answering(forger, prior, "another lie"))
+    lie = await buyer.send(answering(forger, prior, "another lie"))
+    await until(lambda: heard(shop, lie))
     await buyer.send(answering(provider, prior, "the truth"))
     await shop.pay(buyer, job)
     await buyer.result(job)
@@ -147,7 +155,8 @@ async def test_of_a_job_that_was_offered_to_all_only_our_own_result_is_believed(
     prior = asking(buyer.keys, ["x", "text"])
     job = await buyer.send(after(buyer.keys, prior.id, shop))
     await buyer.send(prior)
-    await buyer.send(answering(Keys.generate(), prior, "a stranger's"))
+    forged = await buyer.send(answering(Keys.generate(), prior, "a stranger's"))
+    await until(lambda: heard(shop, forged))
     shop.model.scripts = [answer("ours"), answer("well")]
     await shop.pay(buyer, prior.id)
     await shop.pay(buyer, job)

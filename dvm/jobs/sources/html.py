@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from html import unescape
 
+_MARKUP = re.compile(r"<(?=[A-Za-z/!?])")  # any other < is one
 _TAG = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9]{0,31})")
 _SKIPPED = {
     name: re.compile(f"</{name}", re.IGNORECASE)
@@ -18,15 +19,18 @@ _LINES = re.compile(
     "hr|li|main|nav|ol|p|pre|section|table|title|tr|ul"
 ).fullmatch
 _CELLS = frozenset({"td", "th"})
+_BREAKS = re.compile(r"[\r\n]+")
 _BLANKS = re.compile(r"[^\S\n]+")
 
 
 def readable(html: str) -> str:
     """The text without markup, scripts and styles; a line for each paragraph, heading, item or row."""
+    html = _BREAKS.sub(" ", html)
     pieces: list[str] = []
     at = 0
-    while (begin := html.find("<", at)) >= 0:
-        pieces.append(unescape(_BLANKS.sub(" ", html[at:begin].replace("\n", " "))))
+    while found := _MARKUP.search(html, at):
+        begin = found.start()
+        pieces.append(html[at:begin])
         if html.startswith("<!--", begin):
             at = _after(html, "-->", begin + 4)
         elif tag := _TAG.match(html, begin):
@@ -39,13 +43,10 @@ def readable(html: str) -> str:
             elif not tag[1] and name in _SKIPPED:
                 end = _SKIPPED[name].search(html, at)
                 at = _after(html, ">", end.end()) if end else len(html)
-        elif html.startswith(("<!", "<?", "</"), begin):
-            at = _after(html, ">", begin)
         else:
-            pieces.append("<")
-            at = begin + 1
-    pieces.append(unescape(_BLANKS.sub(" ", html[at:].replace("\n", " "))))
-    lines = (_BLANKS.sub(" ", line).strip() for line in "".join(pieces).split("\n"))
+            at = _after(html, ">", begin)
+    pieces.append(html[at:])
+    lines = (_BLANKS.sub(" ", line).strip() for line in unescape("".join(pieces)).split("\n"))
     return "\n".join(line for line in lines if line)
 
 

@@ -49,8 +49,11 @@ def sniff(body: bytes) -> str | None:
         return _RIFF.get(body[8:12])
     if body[4:8] == b"ftyp":
         return _BRANDS.get(body[8:12], "video/mp4")
-    if len(body) > 2 and body[0] == 0xFF and body[1] & 0xE0 == 0xE0:  # the sync word of MPEG audio, or of ADTS
-        return "audio/mpeg" if body[1] & 0x06 else "audio/aac"
+    if body[:1] == b"\xff" and len(body) > 1:  # the sync word of ADTS, or of MPEG audio, layers 2 and 3
+        if body[1] & 0xF6 == 0xF0:
+            return "audio/aac"
+        if body[1] & 0xE0 == 0xE0 and body[1] & 0x06 in (0x02, 0x04):
+            return "audio/mpeg"
     return None
 
 
