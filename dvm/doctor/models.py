@@ -63,7 +63,7 @@ def advise(name: str, table: ModelConfig, error: ModelError) -> str:
     variable = table.api_key_env or API_KEYS.get(table.provider, "its API key")
     wait = f" It asks to wait {error.retry_after:.0f} s." if error.retry_after else ""
     key = f"{variable}, or the file in models.{name}.api_key_file" if table.api_key_file else variable
-    if error.code == "not_found" and table.provider == "embedded":
+    if error.code == "not_found" and (table.provider == "embedded" or "pip install" in str(error)):
         return f"Install it, or correct models.{name}.model."
     return _BY_CODE[error.code].format(name=name, key=key) + wait
 

@@ -10,11 +10,13 @@ from dvm.models.base import Model
 from dvm.models.echo import EchoModel
 from dvm.models.embedded import EmbeddedModel
 from dvm.models.gemini import GeminiModel
+from dvm.models.generativeai import GenerativeAiModel
 from dvm.models.openai import OpenAIModel
 
 _PROVIDERS: dict[str, Callable[..., Model]] = {
     "gemini": GeminiModel,  # model, api_key; base_url
     "openai": OpenAIModel,  # model; api_key or base_url
+    "google-generativeai": GenerativeAiModel,  # as gemini
     "embedded": EmbeddedModel,  # model: "smollm2" or a file
     "echo": EchoModel,
 }

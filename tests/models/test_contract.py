@@ -12,6 +12,7 @@ from dvm.models.base import Chunk, Limits, Model, ModelError, Prompt, Turn
 from dvm.models.echo import EchoModel
 from dvm.models.embedded import EmbeddedModel
 from dvm.models.gemini import GeminiModel
+from dvm.models.generativeai import GenerativeAiModel, installed
 from dvm.models.openai import OpenAIModel
 from tests.models.answers import FOX, Answer, ask
 from tests.standins.gemini import GeminiStandIn
@@ -42,6 +43,10 @@ async def endpoint() -> AsyncIterator[OpenAIStandIn]:
         "echo",
         "gemini",
         "openai",
+        pytest.param(
+            "google-generativeai",
+            marks=pytest.mark.skipif(not installed(), reason="google-generativeai is not installed"),
+        ),
         pytest.param("embedded", marks=NEEDS_EMBEDDED),
         pytest.param("openai at llama.cpp", marks=NEEDS_EMBEDDED),
     ]
@@ -55,6 +60,8 @@ async def model(
             made = EchoModel("m", chunk_tokens=2)
         case "gemini":
             made = GeminiModel("m", model="gemini-2.5-flash", api_key=standin.key, base_url=standin.url)
+        case "google-generativeai":
+            made = GenerativeAiModel("m", model="gemini-2.5-flash", api_key=standin.key, base_url=standin.url)
         case "openai":
             made = OpenAIModel("m", model="gpt", api_key=endpoint.key, base_url=endpoint.url)
         case "embedded":

@@ -6,6 +6,7 @@ import asyncio
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import orjson
 
@@ -34,6 +35,24 @@ class Recorded:
     path: str
     headers: dict[str, str]
     body: Any
+
+
+@dataclass
+class Framing:
+    """How the responses of a stream are put together: as server-sent events, or as the elements of an array."""
+
+    array: bool
+    begun: bool = False
+
+    @property
+    def content_type(self) -> str:
+        return "application/json; charset=UTF-8" if self.array else "text/event-stream"
+
+    def piece(self, data: bytes) -> bytes:
+        if not self.array:
+            return b"data: " + data + b"\r\n\r\n"
+        before, self.begun = b",\r\n" if self.begun else b"[", True
+        return before + data
 
 
 class ApiError(Exception):
@@ -87,9 +106,10 @@ async def route(
             await _count_tokens(server, wire, model, payload)
         case "POST", "generateContent" | "streamGenerateContent":
             stream = verb == "streamGenerateContent"
-            if stream and query != "alt=sse":
-                raise ApiError(400, "this stand-in streams as server-sent events only: alt=sse")
-            await _generate(server, wire, model, payload, stream=stream)
+            framing = Framing(array=unquote(query).startswith("$alt=json"))
+            if stream and query != "alt=sse" and not framing.array:
+                raise ApiError(400, "this stand-in streams as server-sent events, alt=sse, or with $alt=json")
+            await _generate(server, wire, model, payload, framing if stream else None)
         case _:
             raise ApiError(404, f"no such method: {method} {path}")
 
@@ -131,12 +151,12 @@ async def _count_tokens(server: GeminiStandIn, wire: Connection, model: str, pay
     wire.reply(200, {"totalTokens": count, "promptTokensDetails": [{"modality": "TEXT", "tokenCount": count}]})
 
 
-async def _generate(server: GeminiStandIn, wire: Connection, model: str, payload: Any, *, stream: bool) -> None:
+async def _generate(server: GeminiStandIn, wire: Connection, model: str, payload: Any, framing: Framing | None) -> None:
     script = server.script_for(model, "generate")
     await _fail(server, wire, script)
     _check(server, payload)
     chunks = chunks_of(script, model, payload)
-    if not stream:
+    if framing is None:
         whole = chunks[-1]
         parts = [part for c in chunks for k in c.get("candidates", ()) for part in k["content"]["parts"]]
         if parts:
@@ -146,18 +166,20 @@ async def _generate(server: GeminiStandIn, wire: Connection, model: str, payload
         return
     if script.fault == "stall" and script.fault_after == 0:
         await wire.pause(None)
-    wire.begin(200, "text/event-stream", {"content-disposition": "attachment", **script.headers})
+    wire.begin(200, framing.content_type, {"content-disposition": "attachment", **script.headers})
     for at, chunk in enumerate(chunks):
         if script.chunk_delay:
             await wire.pause(script.chunk_delay)
-        line = b"data: " + orjson.dumps(chunk) + b"\r\n\r\n"
+        line = orjson.dumps(chunk)
         if script.fault is not None and at >= script.fault_after:
-            await _stream_fault(server, wire, script, line)
+            await _stream_fault(server, wire, script, framing, line)
             return
-        wire.chunk(line)
+        wire.chunk(framing.piece(line))
     if script.fault is not None:  # after everything has been said
-        await _stream_fault(server, wire, script, b"")
+        await _stream_fault(server, wire, script, framing, b"")
         return
+    if framing.array:
+        wire.chunk(b"]")
     wire.end()
     server.count("answers")
 
@@ -182,7 +204,7 @@ async def _fail(server: GeminiStandIn, wire: Connection, script: Script) -> None
     raise ConnectionError
 
 
-async def _stream_fault(server: GeminiStandIn, wire: Connection, script: Script, line: bytes) -> None:
+async def _stream_fault(server: GeminiStandIn, wire: Connection, script: Script, framing: Framing, line: bytes) -> None:
     server.count(str(script.fault))
     match script.fault:
         case "stall":
@@ -193,17 +215,17 @@ async def _stream_fault(server: GeminiStandIn, wire: Connection, script: Script,
         case "close":
             wire.hang_up()
         case "cut":
-            wire.chunk(line[: len(line) // 2])
+            wire.chunk(framing.piece(line)[: len(line) // 2])
             wire.hang_up()
         case "garbage":
-            wire.chunk(b'data: {"candidates": [}\r\n\r\n')
+            wire.chunk(framing.piece(b'{"candidates": [}'))
             wire.end()
         case "raw":
-            wire.chunk(b"data: " + (script.raw_body or "").encode() + b"\r\n\r\n")
+            wire.chunk(framing.piece((script.raw_body or "").encode()))
             wire.end()
         case "error":
             error = ApiError(script.status or 503, script.error_message)
-            wire.chunk(b"data: " + orjson.dumps({"error": error.body}) + b"\r\n\r\n")
+            wire.chunk(framing.piece(orjson.dumps({"error": error.body})))
             wire.end()
         case _:
             wire.end()
