@@ -188,11 +188,11 @@ class OpenAIModel:
             return ""  # the usage, or Azure's verdict on the prompt
         if isinstance(finish := choice.get("finish_reason"), str) and finish:
             answer.finish = finish
-        said = choice.get("delta") or choice.get("message")
-        if not isinstance(said, dict):
+        delta = choice.get("delta") or choice.get("message")
+        if not isinstance(delta, dict):
             return ""
-        answer.refused = answer.refused or bool(said.get("refusal"))
-        text = _text(said.get("content"))
+        answer.refused = answer.refused or bool(delta.get("refusal"))
+        text = _text(delta.get("content"))
         answer.spoken = answer.spoken or bool(text)
         return text
 
