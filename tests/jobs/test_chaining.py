@@ -169,9 +169,10 @@ async def test_a_prior_job_that_failed_ends_the_wait_at_once(shop: Workshop, buy
     prior = Keys.generate().sign(5050, [["i", "x", "text"], ["p", one.pubkey], ["p", two.pubkey]], "", int(time.time()))
     await buyer.send(prior)
     job = await buyer.send(after(buyer.keys, prior.id, shop))
-    await buyer.send(failing(one, prior))
-    await waits(shop)
-    assert not buyer.said(job)
+    error = await buyer.send(failing(one, prior))
+    await until(lambda: heard(shop, error))
+    await buyer.quote(await buyer.ask("is anybody served meanwhile?"))
+    assert shop.shop.inputs.waiting == 1
     await buyer.send(failing(two, prior))
     assert (await buyer.feedback(job, "error")).text.startswith("input-failed: ")
     assert await shop.state(job) is JobState.REJECTED

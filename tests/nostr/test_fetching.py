@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from starlette.responses import RedirectResponse, Response
 
 from dvm.nostr import addresses
-from dvm.nostr.fetching import Fetcher, FetchError
+from dvm.nostr.fetching import BodyTooLarge, Fetcher, FetchError
 from tests.standins.lnurl_server import StrangersServer, strangers_server
 from tests.standins.relay import free_port
 
@@ -35,7 +35,7 @@ async def fetcher() -> AsyncIterator[Fetcher]:
 async def test_a_page_is_had_with_its_type_and_status(server: StrangersServer, fetcher: Fetcher) -> None:
     server.pages["/a"] = Response("hello", 404, media_type="Text/Plain; charset=utf-8")
     got = await fetcher.get(f"{server.url}/a?x=1", params={"y": "ä&"})
-    assert (got.status, got.type, got.body) == (404, "text/plain", b"hello")
+    assert (got.status, got.type, got.charset, got.body) == (404, "text/plain", "utf-8", b"hello")
     assert server.asked == ["/a?x=1&y=%C3%A4%26"]
     with pytest.raises(FetchError, match="no JSON"):
         got.json()
@@ -68,6 +68,13 @@ async def test_plain_http_is_for_ones_own_machine() -> None:
     fetcher = Fetcher()
     with pytest.raises(FetchError, match="must begin with https"):
         await fetcher.get("http://example.com/")
+    await fetcher.close()
+
+
+async def test_plain_http_can_be_allowed_and_then_to_public_addresses_only() -> None:
+    fetcher = Fetcher(plain=True)
+    with pytest.raises(FetchError, match="not a public address"):
+        await fetcher.get("http://127.0.0.1/")
     await fetcher.close()
 
 
@@ -137,7 +144,7 @@ async def test_redirects_in_a_circle_end(server: StrangersServer, fetcher: Fetch
 
 async def test_what_is_too_large_is_left(server: StrangersServer, fetcher: Fetcher) -> None:
     server.pages["/a"] = Response(b"x" * 1001)
-    with pytest.raises(FetchError, match="larger than 1000 bytes"):
+    with pytest.raises(BodyTooLarge, match="larger than 1000 bytes"):
         await fetcher.get(f"{server.url}/a")
     assert len((await fetcher.get(f"{server.url}/a", max_bytes=1001)).body) == 1001
 
