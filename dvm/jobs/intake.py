@@ -311,7 +311,8 @@ class Intake:
 
     def _price(self, service: Service, model: str, tokens: int, most: int, request: JobRequest) -> Quote:
         try:
-            return quote(service.prices[model], tokens, most, bid=request.bid, least_output=LEAST_OUTPUT)
+            least = service.kind.least_output or LEAST_OUTPUT
+            return quote(service.prices[model], tokens, most, bid=request.bid, least_output=least)
         except TooDear as error:
             raise RefusedError("bid-too-low", f"this costs at least {error.msat // MSAT} sats") from error
 

@@ -10,7 +10,9 @@ from contextlib import suppress
 
 from dvm.jobs.choosing import in_order
 from dvm.jobs.endings import Endings
+from dvm.jobs.files import Undeliverable
 from dvm.jobs.kinds import Ask
+from dvm.jobs.kinds.declaration import WrongAnswer
 from dvm.jobs.outbox import Outbox
 from dvm.jobs.promises import Promises
 from dvm.jobs.running import Run, sane
@@ -46,6 +48,7 @@ _SAID = {
     "bad_request": ("bad-request", "the model does not take this request"),
     "empty": ("no-answer", "the model gave no answer within the tokens that it was allowed"),
 }
+_WRONG = ("no-answer", "the model's answer has another form than was asked for")
 _UNAVAILABLE = ("unavailable", "the model could not be used")
 _LOST = ("payment-lost", "the payment was withdrawn before the answer was there")
 
@@ -230,11 +233,18 @@ class Runner:
         run.task = None  # from here on the rows are written, and nobody stops that any more
         if failure is not None:
             return await self._broken(run, failure)
-        if not run.text and run.finish != "length":
+        if run.fruitless:
             return await self._broken(run, ModelError("empty", "finished without a word"), False)
         try:
+            if run.makes == "text":
+                run.check()
+            else:
+                run.become(await self._shop.files.deliver(run, self._shop.services[run.job.kind].kind))
             await (self._deliver(run) if run.text else self._used_up(run))
-        except (EncryptError, AnswerTooLarge) as error:
+        except WrongAnswer as error:
+            log.info("the answer has another form than was asked for", extra={"job": run.job.id, "error": str(error)})
+            await self._void(run, step(JobState.RUNNING, Broke(again=False)), *_WRONG)
+        except (EncryptError, AnswerTooLarge, Undeliverable) as error:
             log.warning("an answer cannot be sent", extra={"job": run.job.id, "error": str(error)})
             await self._void(run, step(JobState.RUNNING, Broke(again=False)), "undeliverable", str(error))
         return None
@@ -348,7 +358,7 @@ class Runner:
                 self._outbox.send_unstored(event, run.request.relays)
 
     def _say_partial(self, run: Run) -> None:
-        if run.promised:  # who has read the answer could cancel, and have the money back
+        if run.promised or run.whole:  # who has read the answer could cancel, and have the money back
             return
         left = max(run.job.quote_msat - run.cost(), 0)
         used = run.used()

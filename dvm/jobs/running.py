@@ -28,8 +28,9 @@ MAX_FILE_BYTES = 32 << 20
 class Run:
     """A job while its model runs. `names` are the models that may answer, in order, `asks` tells what each is asked,
     and `by` is the one that was asked last. `stamp` is the newest `created_at` used for it; `promised`: a hold
-    invoice pays for it, so nothing of the answer is seen before that is settled. Of a job that `makes` images or
-    speech `files` is what there is so far, and no text; `oversized`: it was more than is ever delivered."""
+    invoice pays for it, so nothing of the answer is seen before that is settled. `ask` is what `by` was asked. Of a
+    job that `makes` images or speech `files` is what there is so far, and no text; `oversized`: it was more than is
+    ever delivered."""
 
     job: Job
     request: JobRequest
@@ -41,6 +42,7 @@ class Run:
     stamp: int
     text: str = ""
     makes: Output = "text"
+    ask: Ask | None = None
     files: list[Blob] = field(default_factory=list)
     oversized: bool = False
     usage: Usage | None = None
@@ -96,6 +98,17 @@ class Run:
         customer's own, and its tokens are billed; one that no file fits into is ours."""
         return not self.has_answer and (self.finish != "length" or self.makes != "text")
 
+    @property
+    def whole(self) -> bool:
+        """Whether nothing of it is shown before all of it is there and checked."""
+        return self.ask is not None and self.ask.whole
+
+    def check(self) -> None:
+        """Its text takes the form that was asked for; what was used stays what the model wrote. Raises WrongAnswer."""
+        if self.ask is not None and self.whole:
+            self.usage = self.used()
+            self.text = self.ask.finish(self.text, cut=self.finish != "stop")
+
     def become(self, content: str) -> None:
         """Its files are delivered: `content` says where. What was used is settled before, since nobody pays for the
         length of an address."""
@@ -108,7 +121,7 @@ class Run:
             self.by = name
             if seconds is not None:
                 time.reschedule(asyncio.get_running_loop().time() + seconds)
-            ask = self.asks(name)
+            self.ask = ask = self.asks(name)
             self.makes = ask.output
             return ask.prompt, ask.limits(self.job.max_output)
 
