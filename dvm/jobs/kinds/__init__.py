@@ -2,7 +2,7 @@
 
 from functools import cache
 
-from dvm.jobs.kinds import summary, text_extraction, text_generation, translation
+from dvm.jobs.kinds import image, speech, summary, text_extraction, text_generation, translation
 from dvm.jobs.kinds.declaration import Ask, Check, Gathered, Kind, Part, Service, WrongAnswer
 from dvm.jobs.kinds.plugins import plugged_in
 
@@ -13,6 +13,8 @@ KINDS: dict[int, Kind] = {
         summary,
         translation,
         text_generation,
+        image,
+        speech,
     )
 }
 """Those of this program."""
