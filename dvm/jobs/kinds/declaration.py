@@ -192,12 +192,3 @@ class Service:
         ask = self.kind.read(request, gathered, self.systems.get(model))
         check = self.kind.checks.get(self.kind.output(request) or "")
         return replace(ask, check=check, output=self.kind.makes)
-
-    def choose(self, wanted: str | None) -> str:
-        """The model that the customer named, by our name or its maker's, or the first. Raises InvalidRequest."""
-        if wanted is None or not wanted.strip():
-            return self.models[0]
-        for name in self.models:
-            if wanted in (name, self.names.get(name)):
-                return name
-        raise InvalidRequest("invalid-param", f"model: one of {', '.join(self.models)} expected")
