@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -9,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI, Response
 
 from dvm.customer import Customer, JobFailed, Options
+from dvm.nip90 import Input
 from dvm.nostr import Keys, RelayPool
 from tests.jobs.kinds.asking import instruction, parts
 from tests.standins.daemon import daemon
 from tests.standins.gemini import GeminiStandIn
+from tests.standins.loopback import Loopback
 from tests.standins.relay import running_relay
 from tests.standins.seller import QUICK
 
@@ -56,6 +60,35 @@ async def test_each_kind_is_asked_of_the_model_in_its_own_words(tmp_path: Path) 
                 with pytest.raises(JobFailed, match=code):
                     await customer.buy(STORY, max_msat=0, kind=kind, provider=provider, params=params)
             assert len(gemini.requests) == before
+
+
+async def test_sound_at_an_address_is_transcribed_with_its_times(tmp_path: Path) -> None:
+    sound, cues = b"ID3\x04" + bytes(range(64)), "WEBVTT\n\n00:05.000 --> 00:06.500\nGood morning.\n"
+    app = FastAPI()
+    app.get("/morning.mp3")(lambda: Response(sound, media_type="audio/mpeg"))
+    web = Loopback(app)
+    await web.start()
+    try:
+        async with GeminiStandIn() as gemini:
+            gemini.script("*", text=f"```vtt\n{cues}```")
+            model = {"provider": "gemini", "model": "gemini-2.5-flash", "base_url": gemini.url}
+            async with shop(tmp_path, model, GEMINI_API_KEY=gemini.key) as (customer, provider):
+                done = await customer.buy(
+                    [Input(f"{web.url}/morning.mp3", "url", None, "audio/mpeg")],
+                    max_msat=0,
+                    kind=5000,
+                    provider=provider,
+                    params=[("range", "5", "6.5"), ("alignment", "segment")],
+                    output="text/vtt",
+                )
+                body = next(each.body for each in reversed(gemini.requests) if "GenerateContent" in each.path)
+                file, task = parts(body)
+                assert file["inlineData"]["mime_type"] == "audio/mpeg"
+                assert base64.urlsafe_b64decode(file["inlineData"]["data"]) == sound
+                assert "from second 5 to second 6.5" in task["text"]
+                assert done.text == cues.replace("00:05", "00:00:05").replace("00:06", "00:00:06")
+    finally:
+        await web.stop()
 
 
 @pytest.mark.embedded
