@@ -20,13 +20,15 @@ class WalletProcess(Process):
 
     def __init__(self, relay: str, data: Path) -> None:
         super().__init__(["-m", "tests.standins.paper_wallet", "--relay", relay, "--data", str(data)])
-        self.uri = ""
+        self.uri = ""  # the shop's
+        self.customer_uri = ""
         self._socket = data / "paper.sock"
 
     async def start(self) -> None:
         begun = len(self.lines)
         await self.spawn()
-        self.uri = json.loads(await self.line('"shop"', start=begun))["shop"]
+        said = json.loads(await self.line('"shop"', start=begun))
+        self.uri, self.customer_uri = said["shop"], said["customer"]
 
     async def pay(self, bolt11: str) -> str:
         """Pay as anybody may; the payment hash."""

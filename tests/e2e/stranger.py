@@ -16,11 +16,13 @@ Raw = dict[str, Any]
 
 
 class Stranger:
-    """`heard` holds what came for each job, as decoded JSON, in the order of its coming."""
+    """`heard` holds what came for each job, as decoded JSON, in the order of its coming; `events` the client's own
+    objects, by id."""
 
     def __init__(self, wallet_uri: str) -> None:
         self.keys = sdk.Keys.generate()
         self.heard: defaultdict[str, list[Raw]] = defaultdict(list)
+        self.events: dict[str, sdk.Event] = {}
         self._client = sdk.ClientBuilder().build()
         self._wallet = sdk.NostrWalletConnectBuilder(sdk.NostrWalletConnectUri.parse(wallet_uri)).build()
         self._changed = asyncio.Event()
@@ -35,7 +37,7 @@ class Stranger:
         await self._client.try_connect(timedelta(seconds=10))
         notifications = self._client.notifications()
         self._listening = asyncio.create_task(self._listen(notifications))
-        kinds = [sdk.Kind(kind) for kind in (7000, 6050, 7090)]
+        kinds = [sdk.Kind(kind) for kind in (7000, 6000, 6001, 6002, 6050, 7090)]
         wanted = sdk.Filter().kinds(kinds).pubkey(self.keys.public_key())
         await self._client.subscribe(sdk.ReqTarget.auto([wanted]))
 
@@ -46,12 +48,33 @@ class Stranger:
 
     async def ask(self, text: str, *tags: list[str]) -> str:
         """Publish a job request of kind 5050; its id."""
-        all_tags = [["i", text, "text"], *tags]
-        builder = sdk.EventBuilder(sdk.Kind(5050), "").tags([sdk.Tag.parse(tag) for tag in all_tags])
+        return await self.send(5050, [["i", text, "text"], *tags])
+
+    async def ask_hidden(self, provider: str, scheme: str, kind: int, tags: list[list[str]]) -> str:
+        """Publish a job request whose tags are encrypted for `provider`, with `nip44` or `nip04`; its id."""
+        whom, secret, text = sdk.PublicKey.parse(provider), self.keys.secret_key(), json.dumps(tags)
+        if scheme == "nip04":
+            content = sdk.nip04_encrypt(secret, whom, text)
+        else:
+            content = sdk.nip44_encrypt(secret, whom, text, sdk.Nip44Version.V2)
+        return await self.send(kind, [["p", provider], ["encrypted"]], content)
+
+    async def cancel(self, job: str, kind: int) -> None:
+        """Take a job of that kind back (NIP-09)."""
+        await self.send(5, [["e", job], ["k", str(kind)]], "changed my mind")
+
+    async def send(self, kind: int, tags: list[list[str]], content: str = "") -> str:
+        """Publish an event; its id."""
+        builder = sdk.EventBuilder(sdk.Kind(kind), content).tags([sdk.Tag.parse(tag) for tag in tags])
         event = builder.finalize(self.keys)
         sent = await self._client.send_event(event)
         assert sent.success
         return str(event.id().to_hex())
+
+    def open(self, event: sdk.Event) -> str:
+        """What an encrypted answer says, by the scheme that it is in."""
+        opened = sdk.nip04_decrypt if "?iv=" in event.content() else sdk.nip44_decrypt
+        return str(opened(self.keys.secret_key(), event.author(), event.content()))
 
     async def pay(self, invoice: str) -> str:
         """Pay an invoice through the wallet connection; the preimage."""
@@ -86,6 +109,7 @@ class Stranger:
         while (note := await notifications.next()) is not None:
             if isinstance(note, sdk.ClientNotification.NEW_EVENT):
                 event = json.loads(note.event.as_json())
+                self.events[event["id"]] = note.event
                 self.heard[tag(event, "e")[1]].append(event)
                 self._changed.set()
 

@@ -1,0 +1,100 @@
+"""A shop that sells every kind of text job, for other people's clients to ask: a daemon, a wallet service and a
+Gemini endpoint whose answers are known."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.e2e.conftest import WalletProcess, wallet_process
+from tests.standins.daemon import DaemonProcess, daemon
+from tests.standins.gemini import GeminiStandIn
+from tests.standins.relay import running_relay
+
+PRICE = {"input": 300, "cached": 75, "output": 2500, "max_output_tokens": 1024}
+SLOW = {"provider": "echo", **PRICE, "chunk_tokens": 1, "delay_seconds": 0.2}
+BID = 1_000_000  # msat: more than any of these jobs costs
+
+
+@dataclass(frozen=True)
+class Ware:
+    """A kind of job as a client asks for it, and what the model answers to it."""
+
+    kind: int
+    inputs: list[list[str]]
+    params: list[list[str]]
+    output: str
+    answer: str
+
+
+WARES = (
+    Ware(
+        5000,
+        [["<h1>Münze</h1><p>Sie liegt auf dem Tisch.</p>", "text"]],
+        [["temperature", "0.1"]],
+        "application/json",
+        '[{"text": "Münze"}, {"text": "Sie liegt auf dem Tisch."}]',
+    ),
+    Ware(
+        5001,
+        [["A coin lies on a table at noon.", "text", "", "first"], ["It casts no shadow.", "text", "", "second"]],
+        [["length", "1 paragraph"]],
+        "text/markdown",
+        "**A coin** at noon has *no* shadow: 影がない.",
+    ),
+    Ware(
+        5002,
+        [["A coin casts no shadow at noon.", "text"]],
+        [["language", "es"]],
+        "text/plain",
+        "Una moneda no da sombra al mediodía.\nNi en la mañana — ¿verdad? 🪙",
+    ),
+    Ware(
+        5050,
+        [["Why does a coin on a table cast no shadow at noon?", "prompt"]],
+        [["max_tokens", "512"], ["top-k", "50"]],
+        "text/plain",
+        "Because the sun stands right above it,\tand “right above” leaves no room for a shadow.",
+    ),
+)
+"""What is bought of each kind: several inputs with markers, params, an output type, more than ASCII."""
+
+
+@dataclass
+class Bazaar:
+    """The open shop: where it is, who it is, and how its invoices are paid."""
+
+    relay: str
+    provider: str
+    wallet: WalletProcess
+    shop: DaemonProcess
+
+
+@asynccontextmanager
+async def bazaar(directory: Path) -> AsyncIterator[Bazaar]:
+    """It sells WARES, and at kind 5050 a model `slow` as well, which takes 0.2 seconds for each token."""
+    async with (
+        running_relay() as relay,
+        wallet_process(directory / "wallet") as wallet,
+        GeminiStandIn() as gemini,
+    ):
+        names = {ware.kind: f"gemini-{ware.kind}" for ware in WARES}
+        for ware in WARES:
+            gemini.script(names[ware.kind], text=ware.answer)
+        table = {"provider": "gemini", "base_url": gemini.url, **PRICE}
+        models = {name: {**table, "model": name} for name in names.values()}
+        services = [
+            {"kind": kind, "models": [name, *(["slow"] if kind == 5050 else [])], "price": "per-token"}
+            for kind, name in names.items()
+        ]
+        async with daemon(
+            directory / "shop",
+            [relay.url],
+            env={"DVM_NWC_URI": wallet.uri, "GEMINI_API_KEY": gemini.key},
+            wallet={"type": "nwc"},
+            tables={"models": {**models, "slow": SLOW}, "service": services},
+        ) as shop:
+            yield Bazaar(relay.url, shop.log[-1]["pubkey"], wallet, shop)
+            assert await shop.end() == 0

@@ -1,0 +1,133 @@
+"""rust-nostr as the customer: every kind of text job, in clear and encrypted, paid by its own wallet client,
+cancelled, and read by its own accessors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import nostr_sdk as sdk
+import pytest
+import pytest_asyncio
+
+from tests.e2e.bazaar import BID, WARES, Bazaar, Ware, bazaar
+from tests.e2e.stranger import Raw, Stranger, stranger
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SCHEMES = (None, "nip44", "nip04")
+LONG = "word " * 200
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shop(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bazaar]:
+    async with bazaar(tmp_path_factory.mktemp("bazaar")) as each:
+        yield each
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def customer(shop: Bazaar) -> AsyncIterator[Stranger]:
+    async with stranger(shop.relay, shop.wallet.customer_uri) as each:
+        yield each
+
+
+@pytest.mark.parametrize("ware", WARES, ids=lambda ware: str(ware.kind))
+async def test_a_job_in_clear_and_in_both_schemes_is_quoted_paid_and_read(
+    shop: Bazaar, customer: Stranger, ware: Ware
+) -> None:
+    quoted = asyncio.Barrier(len(SCHEMES))
+
+    async def one(scheme: str | None) -> None:
+        wanted = [
+            *(["i", *each] for each in ware.inputs),
+            *(["param", *each] for each in ware.params),
+            ["output", ware.output],
+            ["bid", str(BID)],
+        ]
+        job = await ask(shop, customer, scheme, ware.kind, wanted)
+        quote = read(customer, await customer.feedback(job, "payment-required"), scheme)
+        await quoted.wait()  # else what one leaves of its payment pays for another
+        await customer.pay(first(quote, "amount")[2])
+        result = read(customer, await customer.of_kind(job, ware.kind + 1000), scheme)
+        receipt = customer.events[(await customer.of_kind(job, 7090))["id"]]
+
+        for event in (quote, result, receipt):
+            assert event.verify()
+            assert event.author().to_hex() == shop.provider
+            assert [tag.content() for tag in event.tags() if tag.kind() == "p"] == [customer.pubkey]
+            assert first(event, "e")[1] == job
+        assert result.kind().as_u16() == ware.kind + 1000
+        assert first(result, "status") == ["status", "success"]
+        assert first(result, "amount") == first(quote, "amount")[:2]
+        assert said(customer, result, scheme) == ware.answer
+        assert ("i" in names(result)) is (scheme is None)
+        request = sdk.Event.from_json(first(result, "request")[1])
+        assert request.verify()
+        assert (request.id().to_hex(), request.author().to_hex()) == (job, customer.pubkey)
+        assert request.kind().as_u16() == ware.kind
+
+    async with asyncio.TaskGroup() as jobs:
+        for scheme in SCHEMES:
+            jobs.create_task(one(scheme))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_a_quoted_job_is_taken_back(shop: Bazaar, customer: Stranger, scheme: str | None) -> None:
+    job = await ask(shop, customer, scheme, 5050, [["i", LONG, "text"], ["param", "model", "slow"]])
+    await customer.feedback(job, "payment-required")
+    await customer.cancel(job, 5050)
+    refusal = read(customer, await customer.feedback(job, "error"), scheme)
+    assert inner(customer, refusal, scheme, "status") == ["status", "error", "cancelled"]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_a_running_job_is_stopped_and_what_came_is_read(
+    shop: Bazaar, customer: Stranger, scheme: str | None
+) -> None:
+    job = await ask(shop, customer, scheme, 5050, [["i", LONG, "text"], ["param", "model", "slow"]])
+    quote = read(customer, await customer.feedback(job, "payment-required"), scheme)
+    await customer.pay(first(quote, "amount")[2])
+    partial = read(customer, await customer.feedback(job, "partial"), scheme)
+    come = partial.content() if scheme is None else inner(customer, partial, scheme, "content")[1]
+    assert come
+    assert LONG.startswith(come)
+    await customer.cancel(job, 5050)
+    refusal = read(customer, await customer.feedback(job, "error"), scheme)
+    assert inner(customer, refusal, scheme, "status") == ["status", "error", "cancelled"]
+    assert "6050" not in customer.statuses(job)
+
+
+async def ask(shop: Bazaar, customer: Stranger, scheme: str | None, kind: int, tags: list[list[str]]) -> str:
+    """In clear, or encrypted; the job's id."""
+    if scheme is None:
+        return await customer.send(kind, [*tags, ["p", shop.provider]])
+    return await customer.ask_hidden(shop.provider, scheme, kind, tags)
+
+
+def read(customer: Stranger, raw: Raw, scheme: str | None) -> sdk.Event:
+    """The client's own event, in the scheme that was asked in."""
+    event = customer.events[raw["id"]]
+    assert ("encrypted" in names(event)) is (scheme is not None)
+    assert scheme is None or ("?iv=" in event.content()) is (scheme == "nip04")
+    return event
+
+
+def said(customer: Stranger, event: sdk.Event, scheme: str | None) -> str:
+    return event.content() if scheme is None else customer.open(event)
+
+
+def inner(customer: Stranger, event: sdk.Event, scheme: str | None, name: str) -> list[str]:
+    """The first tag of that name: of an encrypted answer, among those within."""
+    if scheme is None:
+        return first(event, name)
+    return next(list(tag) for tag in json.loads(customer.open(event)) if tag[0] == name)
+
+
+def names(event: sdk.Event) -> list[str]:
+    return [tag.kind() for tag in event.tags()]
+
+
+def first(event: sdk.Event, name: str) -> list[str]:
+    """The first tag of that name, whole."""
+    return next(tag.to_vec() for tag in event.tags() if tag.kind() == name)
