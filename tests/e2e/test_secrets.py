@@ -144,7 +144,7 @@ async def test_no_secret_in_any_output(wallet: WalletProcess, tmp_path: Path) ->
         await wallet.line('"errors": {}}')
         for number, fault in enumerate(({"status": 401}, {"status": 400}, {"fault": "garbage"}, {"fault": "reset"})):
             gemini.script("*", **fault)
-            job = await buyer.ask(f"question {number}", params=[("max_tokens", "100")])
+            job = await buyer.ask(f"question {number}", params=[("max_tokens", "100")], providers=[keys.pubkey])
             await buyer.until(job, lambda event: event.tag("status") in ("payment-required", "error"))
             if (bolt11 := next((e.all("amount")[0][2] for e in buyer.heard[job] if e.all("amount")), None)) is not None:
                 await wallet.pay(bolt11)
