@@ -197,7 +197,11 @@ class Runner:
             return None
         try:
             run = await self._run_of(job)
-        except (KeyError, InvalidRequest) as error:  # the operator has changed what is sold since it was paid for
+        except InvalidRequest as error:  # what it names elsewhere has changed, say
+            log.warning("a paid job cannot be run any more", extra={"job": job_id, "error": str(error)})
+            await self._give_up(job, error.code, error.text)
+            return None
+        except KeyError as error:  # the operator has changed what is sold since it was paid for
             log.error("a paid job cannot be run any more", extra={"job": job_id, "error": repr(error)})
             await self._give_up(job, *_UNAVAILABLE)
             return None

@@ -11,7 +11,7 @@ from typing import Literal
 
 from dvm.jobs.kinds import Ask
 from dvm.ledger import Job, Metered
-from dvm.models import Blob, Chunk, Limits, Output, Prompt, Usage, approximate_text
+from dvm.models import Blob, Chunk, Limits, Output, Prompt, Usage, approximate_text, approximate_tokens, estimate_tokens
 from dvm.models.router import Router
 from dvm.nip90 import Answers, Finish, JobRequest, next_second
 from dvm.pricing import PerRequest, PerToken, Price, cost, price_from_json
@@ -178,10 +178,21 @@ class Run:
         if self.usage is not None:
             return self.usage
         return Usage(
-            input=self.job.input_tokens,
+            input=self._read(),
             output=approximate_text(self.text),
             estimated=frozenset({"input", "output"}),
         )
+
+    def _read(self) -> int:
+        """About the tokens that the model has read. What was quoted may be no count, but the bound that no text
+        exceeds, for want of anybody to ask: some four times as much as it has."""
+        if self.ask is None:
+            return self.job.input_tokens
+        prompt = self.ask.prompt
+        only_text = all(isinstance(part, str) for turn in prompt.turns for part in turn.parts)
+        if only_text and self.job.input_tokens == estimate_tokens(prompt):
+            return approximate_tokens(prompt)
+        return self.job.input_tokens
 
     def cost(self) -> int:
         """In msat, never more than was quoted: what was used beyond is the provider's loss."""

@@ -1,7 +1,7 @@
 """Language models behind one Protocol; nothing here knows of Nostr or money."""
 
 from dvm.models.base import Blob, Chunk, Finish, Limits, Model, ModelError, Output, Prompt, Turn, Usage
-from dvm.models.counting import approximate_text, estimate_tokens
+from dvm.models.counting import approximate_text, approximate_tokens, estimate_tokens
 
 __all__ = [
     "Blob",
@@ -15,5 +15,6 @@ __all__ = [
     "Turn",
     "Usage",
     "approximate_text",
+    "approximate_tokens",
     "estimate_tokens",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dvm.ledger import JobState, Metered, Store, StoreError
-from dvm.models import Chunk, ModelError, Usage
+from dvm.models import Chunk, ModelError, Usage, approximate_tokens, estimate_tokens
 from dvm.nostr.encryption import EncryptError
 from dvm.pricing import PerToken, cost
 from tests.standins.customer import Customer
@@ -185,6 +185,20 @@ async def test_money_11_usage_that_is_missing_is_counted_by_us_and_said_to_be(sh
     assert receipt.estimated == {"input", "output"}
     assert receipt.usage["output"] > 0
     assert receipt.usage["input"] == 100
+
+
+async def test_money_11_a_bound_that_was_quoted_for_want_of_a_count_is_not_billed_as_one(
+    shop: Workshop, buyer: Customer
+) -> None:
+    prompt = "a prompt of some length, " * 10
+    shop.model.script = answer("four words of answer", None)
+    shop.model.count = estimate_tokens  # as a model says that cannot count: no text has more tokens than bytes
+    job = await buyer.ask(prompt)
+    await shop.pay(buyer, job)
+    receipt = await buyer.receipt(job)
+    assert receipt.estimated == {"input", "output"}
+    assert receipt.usage["input"] == approximate_tokens(shop.model.prompts[-1])
+    assert receipt.usage["input"] < (await shop.job(job)).input_tokens / 3
 
 
 async def test_money_11_a_true_zero_is_not_replaced(shop: Workshop, buyer: Customer) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from dvm.models import Chunk, Limits, Model, ModelError, Prompt, Usage
 
@@ -35,7 +35,7 @@ class ScriptedModel(Model):
         self.stopped = 0
         self.running = 0
         self.most_running = 0
-        self.count: int | ModelError | asyncio.Event = 100
+        self.count: int | ModelError | asyncio.Event | Callable[[Prompt], int] = 100
 
     async def start(self) -> None: ...
 
@@ -47,7 +47,7 @@ class ScriptedModel(Model):
             return 100
         if isinstance(self.count, ModelError):
             raise self.count
-        return self.count
+        return self.count if isinstance(self.count, int) else self.count(prompt)
 
     async def stream(self, prompt: Prompt, limits: Limits) -> AsyncGenerator[Chunk, None]:
         script = self.scripts.pop(0) if self.scripts else self.script
