@@ -1,8 +1,11 @@
-"""A shop that sells every kind of text job, for other people's clients to ask: a daemon, a wallet service and a
+"""A shop that sells every kind of job, for other people's clients to ask: a daemon, a wallet service and a
 Gemini endpoint whose answers are known."""
 
 from __future__ import annotations
 
+import base64
+import io
+import wave
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,20 +16,41 @@ from tests.standins.daemon import DaemonProcess, daemon
 from tests.standins.gemini import GeminiStandIn
 from tests.standins.relay import running_relay
 
-PRICE = {"input": 300, "cached": 75, "output": 2500, "max_output_tokens": 1024}
+PRICE = {"input": 300, "cached": 75, "output": 2500, "max_output_tokens": 2048}
 SLOW = {"provider": "echo", **PRICE, "chunk_tokens": 1, "delay_seconds": 0.2}
 BID = 1_000_000  # msat: more than any of these jobs costs
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(200))
+PCM = bytes(range(256)) * 4  # 16 bits, mono
+
+
+def spoken() -> bytes:
+    """PCM as the file that it is sold as."""
+    out = io.BytesIO()
+    with wave.open(out, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(24_000)
+        file.writeframes(PCM)
+    return out.getvalue()
+
+
+def encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 @dataclass(frozen=True)
 class Ware:
-    """A kind of job as a client asks for it, and what the model answers to it."""
+    """A kind of job as a client asks for it, and what comes of it. `model` is the end of the model's name, `made` the
+    media type and the data (in base64) of what it answers instead of text."""
 
     kind: int
     inputs: list[list[str]]
     params: list[list[str]]
     output: str
     answer: str
+    model: str = ""
+    made: tuple[str, str] | None = None
 
 
 WARES = (
@@ -58,8 +82,26 @@ WARES = (
         "text/plain",
         "Because the sun stands right above it,\tand “right above” leaves no room for a shadow.",
     ),
+    Ware(
+        5100,
+        [["A coin on a table at noon", "text"]],
+        [["ratio", "4:3"]],
+        "image/png",
+        f"data:image/png;base64,{encoded(PNG)}",
+        "-image",
+        ("image/png", encoded(PNG)),
+    ),
+    Ware(
+        5250,
+        [["A coin casts no shadow at noon.", "text"]],
+        [["language", "en"]],
+        "audio/wav",
+        f"data:audio/wav;base64,{encoded(spoken())}",
+        "-tts",
+        ("audio/L16;codec=pcm;rate=24000", encoded(PCM)),
+    ),
 )
-"""What is bought of each kind: several inputs with markers, params, an output type, more than ASCII."""
+"""What is bought of each kind: several inputs with markers, params, an output type, more than ASCII, files."""
 
 
 @dataclass
@@ -80,9 +122,9 @@ async def bazaar(directory: Path) -> AsyncIterator[Bazaar]:
         wallet_process(directory / "wallet") as wallet,
         GeminiStandIn() as gemini,
     ):
-        names = {ware.kind: f"gemini-{ware.kind}" for ware in WARES}
+        names = {ware.kind: f"gemini-{ware.kind}{ware.model}" for ware in WARES}
         for ware in WARES:
-            gemini.script(names[ware.kind], text=ware.answer)
+            gemini.script(names[ware.kind], text="" if ware.made else ware.answer, blob=ware.made)
         table = {"provider": "gemini", "base_url": gemini.url, **PRICE}
         models = {name: {**table, "model": name} for name in names.values()}
         services = [

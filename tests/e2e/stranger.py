@@ -37,7 +37,7 @@ class Stranger:
         await self._client.try_connect(timedelta(seconds=10))
         notifications = self._client.notifications()
         self._listening = asyncio.create_task(self._listen(notifications))
-        kinds = [sdk.Kind(kind) for kind in (7000, 6000, 6001, 6002, 6050, 7090)]
+        kinds = [sdk.Kind(kind) for kind in (7000, 6000, 6001, 6002, 6050, 6100, 6250, 7090)]
         wanted = sdk.Filter().kinds(kinds).pubkey(self.keys.public_key())
         await self._client.subscribe(sdk.ReqTarget.auto([wanted]))
 

@@ -1,4 +1,4 @@
-"""rust-nostr as the customer: every kind of text job, in clear and encrypted, paid by its own wallet client,
+"""rust-nostr as the customer: every kind of job, in clear and encrypted, paid by its own wallet client,
 cancelled, and read by its own accessors."""
 
 from __future__ import annotations
