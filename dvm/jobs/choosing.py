@@ -21,7 +21,8 @@ def choices(service: Service, wanted: str | None) -> tuple[str, ...]:
         return found
     if wanted in ("", AUTO):
         return service.models
-    raise InvalidRequest("invalid-param", f"model: one of {', '.join((*service.models, AUTO))} expected")
+    names = service.models if len(service.models) == 1 else (*service.models, AUTO)
+    raise InvalidRequest("invalid-param", f"model: one of {', '.join(names)} expected")
 
 
 def in_order(router: Router, service: Service, request: JobRequest, ask: Ask, first: str | None = None) -> list[str]:

@@ -129,7 +129,7 @@ MISTAKES: dict[str, tuple[Any, Any, dict[str, str], list[str]]] = {
         {**GOOD, "service": [{"kind": 5050, "models": ["flahs"], "price": "free"}]}, RELAYS, {}, ["dvm.toml", "flahs"],
     ),
     "a kind that is not sold here": (
-        {**GOOD, "service": [{"kind": 5100, "models": ["first"], "price": "free"}]}, RELAYS, {}, ["dvm.toml", "kind"],
+        {**GOOD, "service": [{"kind": 5999, "models": ["first"], "price": "free"}]}, RELAYS, {}, ["dvm.toml", "kind"],
     ),
     "a price that is text": (
         {**GOOD, "models": {"first": {**ECHO, "input": "100"}}}, RELAYS, {}, ["dvm.toml", "models.first.input"],
