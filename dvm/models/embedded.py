@@ -244,8 +244,12 @@ def _load(path: Path, parallel: int, context: int, threads: int) -> _Llama:
     params.api_keys = [key]
     params.ui = False
     params.endpoint_slots = False  # shows everyone's prompts
+    params.endpoint_metrics = True
     try:
         server = xllamacpp.Server(params)
+        # Answered by the thread that works off the requests. Taken apart before that thread has begun, llama.cpp
+        # waits for it for ever: it misses that it should end.
+        server.handle_metrics()
     except (RuntimeError, OSError, ValueError) as error:
         raise ModelError("not_found", f"llama.cpp cannot load {path}: {error}") from None
     http = httpx.AsyncClient(
