@@ -29,7 +29,7 @@ from dvm.building import (
 from dvm.config import Config, Relays
 from dvm.datadir import DataDir
 from dvm.jobs import Engine, Shop
-from dvm.jobs.figures import figures
+from dvm.jobs.watching.figures import figures
 from dvm.ledger import SqliteStore, StoreError
 from dvm.ledger.examine import exists
 from dvm.ledger.sqlite import FILE

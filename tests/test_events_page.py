@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from dvm.jobs.payout_steps import ReturnCode
+from dvm.jobs.balances.payout_steps import ReturnCode
 from dvm.nip90 import ACCOUNT_ANSWER, ACCOUNT_REQUEST, RECEIPT
 from dvm.nip90.account import (
     DEFAULT_ENTRIES,

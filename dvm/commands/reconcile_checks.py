@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from dvm.commands.common import count, sats
-from dvm.jobs.payout_steps import FORGOTTEN_SECONDS
+from dvm.jobs.balances.payout_steps import FORGOTTEN_SECONDS
 from dvm.ledger import Payout, PayoutState, queries, recent
 from dvm.ledger.audit import audit
 from dvm.ledger.recent import Incoming

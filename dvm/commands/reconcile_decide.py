@@ -24,8 +24,8 @@ from dvm.commands.withdraw_operator import hold
 from dvm.config import Config, Relays
 from dvm.datadir import DataDir
 from dvm.jobs import Shop
-from dvm.jobs.payout_answers import end_failed, end_paid
-from dvm.jobs.payout_steps import QUIET_SECONDS
+from dvm.jobs.balances.payout_answers import end_failed, end_paid
+from dvm.jobs.balances.payout_steps import QUIET_SECONDS
 from dvm.ledger import Payout, PayoutState, SqliteStore
 from dvm.ledger.examine import exists
 from dvm.lightning.base import InvoiceState, Wallet, WalletError

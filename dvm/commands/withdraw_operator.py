@@ -23,9 +23,9 @@ from dvm.commands.common import Failure, print_json, sats
 from dvm.config import Config, Relays, load_config, load_relays
 from dvm.datadir import DataDir
 from dvm.jobs import Shop
+from dvm.jobs.balances.payees import PayoutRefused, fee_limit, payable
+from dvm.jobs.balances.payouts import Payouts
 from dvm.jobs.outbox import Outbox
-from dvm.jobs.payees import PayoutRefused, fee_limit, payable
-from dvm.jobs.payouts import Payouts
 from dvm.ledger import LedgerError, Payout, PayoutState, SqliteStore, TooLittle
 from dvm.ledger.examine import examine, exists
 from dvm.lightning.base import WalletError

@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from dvm.gateway.answers import NO_STORE, json
 from dvm.gateway.site import Site
-from dvm.jobs.figures import ABOUT
+from dvm.jobs.watching.figures import ABOUT
 
 Facts = Callable[[], Mapping[str, float]]
 """Numbers of this moment by name (`relays_connected`), each a gauge `dvm_<name>`. Quick: it waits for nothing."""

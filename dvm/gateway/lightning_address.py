@@ -12,14 +12,14 @@ from starlette.responses import Response
 from dvm.gateway.answers import A_MINUTE, NO_STORE, lnurl_error, public_json
 from dvm.gateway.limits import Limit
 from dvm.gateway.site import Site
-from dvm.jobs.zaps import NoInvoice
+from dvm.jobs.payments.zaps import NoInvoice
 
 CALLBACK = "/lnurlp/{name}/callback"
 _AMOUNT = re.compile(r"[1-9][0-9]{0,15}").fullmatch
 
 
 class ZapDesk(Protocol):
-    """Who makes the invoices: `dvm.jobs.zaps.Zaps`. Amounts in msat, `pubkey` in hex."""
+    """Who makes the invoices: `dvm.jobs.payments.zaps.Zaps`. Amounts in msat, `pubkey` in hex."""
 
     @property
     def pubkey(self) -> str: ...

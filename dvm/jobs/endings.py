@@ -8,9 +8,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict
 
 from dvm.jobs.outbox import Outbox
-from dvm.jobs.running import Run, metered, prices_of
+from dvm.jobs.run import Run, metered, prices_of
 from dvm.jobs.shop import Shop, publication
-from dvm.jobs.spending import Spending
+from dvm.jobs.watching.spending import Spending
 from dvm.ledger import Finished, Job, JobState, Link, Metered, Publication, ReceiptMaker
 from dvm.ledger.base import HOLDING
 from dvm.models import Usage

@@ -6,20 +6,20 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from dvm.jobs.accounts import Accounts
+from dvm.jobs.balances.accounts import Accounts
+from dvm.jobs.balances.payouts import Payouts
 from dvm.jobs.endings import Endings
 from dvm.jobs.intake import MAX_DELETIONS, Intake
 from dvm.jobs.outbox import Outbox
-from dvm.jobs.payouts import Payouts
-from dvm.jobs.promises import Promises
+from dvm.jobs.payments.promises import Promises
+from dvm.jobs.payments.settlements import Settlements
+from dvm.jobs.payments.zap_receipts import HORIZON_SECONDS, ZapReceipts
+from dvm.jobs.payments.zaps import Zaps
 from dvm.jobs.runner import Runner
-from dvm.jobs.settlements import Settlements
 from dvm.jobs.shop import Shop
-from dvm.jobs.spending import Spending
 from dvm.jobs.transitions import Effect, Restarted, step
-from dvm.jobs.watchdog import Watchdog
-from dvm.jobs.zap_receipts import HORIZON_SECONDS, ZapReceipts
-from dvm.jobs.zaps import Zaps
+from dvm.jobs.watching.spending import Spending
+from dvm.jobs.watching.watchdog import Watchdog
 from dvm.ledger import JobState, LedgerError
 from dvm.nip90 import DELETION, parse_deletion
 from dvm.nostr.event import Event

@@ -11,14 +11,14 @@ from heapq import heappop, heappush
 
 from dvm.jobs.admission import Refusal, RefusedError, first_refusal
 from dvm.jobs.choosing import choices, in_order
-from dvm.jobs.clockwatch import ClockWatch
-from dvm.jobs.invoicing import Invoicing
 from dvm.jobs.kinds import Ask, Service
 from dvm.jobs.outbox import Outbox
-from dvm.jobs.settlements import Settlements
+from dvm.jobs.payments.invoicing import Invoicing
+from dvm.jobs.payments.settlements import Settlements
 from dvm.jobs.shop import Shop, publication
 from dvm.jobs.transitions import AskedAgain, Covered, Deleted, Effect, Priced, Refused, step
-from dvm.jobs.trouble import ModelTrouble
+from dvm.jobs.watching.clockwatch import ClockWatch
+from dvm.jobs.watching.trouble import ModelTrouble
 from dvm.ledger import ConflictError, Job, JobState, LedgerError, Publication, Terms
 from dvm.models import ModelError, estimate_tokens
 from dvm.nip90 import (

@@ -11,7 +11,7 @@ from functools import partial
 
 from dvm.jobs.addressbook import AddressBook
 from dvm.jobs.shop import Shop
-from dvm.jobs.trouble import Trouble
+from dvm.jobs.watching.trouble import Trouble
 from dvm.ledger import LedgerError, Outgoing, Publication
 from dvm.nostr.event import Event
 from dvm.nostr.pool import Published

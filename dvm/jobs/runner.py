@@ -14,8 +14,8 @@ from dvm.jobs.files import Undeliverable
 from dvm.jobs.kinds import Ask
 from dvm.jobs.kinds.declaration import WrongAnswer
 from dvm.jobs.outbox import Outbox
-from dvm.jobs.promises import Promises
-from dvm.jobs.running import Run, sane
+from dvm.jobs.payments.promises import Promises
+from dvm.jobs.run import Run, sane
 from dvm.jobs.shop import Shop
 from dvm.jobs.transitions import (
     Answered,
@@ -30,7 +30,7 @@ from dvm.jobs.transitions import (
     UsedUp,
     step,
 )
-from dvm.jobs.trouble import ModelTrouble
+from dvm.jobs.watching.trouble import ModelTrouble
 from dvm.ledger import ConflictError, Job, JobState, LedgerError
 from dvm.ledger.base import HOLDING
 from dvm.models import ModelError, Usage

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Collection
 from itertools import islice
 
-from dvm.jobs.trouble import Trouble
+from dvm.jobs.watching.trouble import Trouble
 from dvm.nip90.wire import is_hex64
 from dvm.nostr.event import Event
 from dvm.nostr.filters import Filter

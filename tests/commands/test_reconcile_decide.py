@@ -12,7 +12,7 @@ import pytest
 from dvm.building import offered
 from dvm.config import load_config, load_relays
 from dvm.daemon import Daemon
-from dvm.jobs.payout_steps import FORGOTTEN_SECONDS, QUIET_SECONDS
+from dvm.jobs.balances.payout_steps import FORGOTTEN_SECONDS, QUIET_SECONDS
 from dvm.ledger import Payout, PayoutState
 from dvm.ledger.audit import audit
 from dvm.ledger.sqlite import read

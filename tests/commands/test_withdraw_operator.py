@@ -18,8 +18,8 @@ from dvm.building import offered
 from dvm.commands import withdraw_operator
 from dvm.config import load_config, load_relays
 from dvm.daemon import Daemon
-from dvm.jobs import payouts
-from dvm.jobs.payout_steps import QUIET_SECONDS
+from dvm.jobs.balances import payouts
+from dvm.jobs.balances.payout_steps import QUIET_SECONDS
 from dvm.ledger import PayoutState
 from dvm.ledger.audit import audit
 from dvm.ledger.sqlite import read

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from dvm.gateway import Gateway, GatewayError, Site, make_app, server
 from dvm.gateway.limits import Limit
-from dvm.jobs.zaps import NoInvoice
+from dvm.jobs.payments.zaps import NoInvoice
 
 PUBKEY = "ab" * 32
 BASE = "https://shop.example"

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from dvm.gateway import Gateway, Site, make_app
-from dvm.jobs import zaps as zaps_module
+from dvm.jobs.payments import zaps as zaps_module
 from dvm.jobs.shop import ZapSettings
 from dvm.ledger import JobState, StoreError
 from dvm.ledger.audit import audit

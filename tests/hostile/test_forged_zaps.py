@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from dvm.jobs import zap_receipts
+from dvm.jobs.payments import zap_receipts
+from dvm.jobs.payments.zap_receipts import Patience, ZapReceipts
 from dvm.jobs.shop import ZapSettings
-from dvm.jobs.zap_receipts import Patience, ZapReceipts
 from dvm.ledger import JobState
 from dvm.lightning.lnurl_address import encode_lnurl
 from dvm.lightning.zaps import description_hash
@@ -28,7 +28,7 @@ from tests.standins.zaps import broken, invoice, payment_hash_of, zap_receipt, z
 
 MSAT = 50_000
 REJECTED = "a zap receipt was rejected"
-OF_LOG = "dvm.jobs.zap_receipts"
+OF_LOG = "dvm.jobs.payments.zap_receipts"
 
 
 class Scene:

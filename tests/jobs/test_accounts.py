@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from dvm.jobs import payouts
-from dvm.jobs.accounts import Accounts
-from dvm.jobs.payees import fee_limit
+from dvm.jobs.balances import payouts
+from dvm.jobs.balances.accounts import Accounts
+from dvm.jobs.balances.payees import fee_limit
 from dvm.ledger import PayoutState
 from dvm.lightning.base import WalletError
 from dvm.lightning.lnurl import LnurlError, PayParams
@@ -232,7 +232,7 @@ async def test_a_wallet_that_cannot_pay(tmp_path: Path, wallet: str) -> None:
 
 
 async def test_an_address_that_fails_or_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dvm.jobs.accounts.ADDRESS_SECONDS", 0.02)
+    monkeypatch.setattr("dvm.jobs.balances.accounts.ADDRESS_SECONDS", 0.02)
     async with desk(tmp_path) as at:
         at.addresses.fails = LnurlError("no such user")
         assert (await at.ask("withdraw", lud16="me@example.com", amount_msat=100_000)).code == "address-failed"

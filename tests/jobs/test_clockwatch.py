@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dvm.jobs.clockwatch import REMIND_SECONDS, ClockWatch
+from dvm.jobs.watching.clockwatch import REMIND_SECONDS, ClockWatch
 from dvm.nostr.keys import Keys
 from tests.standins.workshop import workshop
 

@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from dvm.jobs.files import Files
 from dvm.jobs.kinds import image, speech
-from dvm.jobs.running import MAX_FILES
+from dvm.jobs.run import MAX_FILES
 from dvm.ledger import JobState
 from dvm.models import Blob, Chunk, Usage
 from dvm.models.gemini import GeminiModel

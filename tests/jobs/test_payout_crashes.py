@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dvm.jobs import payouts
+from dvm.jobs.balances import payouts
 from dvm.ledger import Payout, PayoutState
 from dvm.ledger.base import Terms
 from dvm.ledger.records import Job, JobState

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dvm.jobs.payout_steps import (
+from dvm.jobs.balances.payout_steps import (
     FORGOTTEN_SECONDS,
     PATIENCE_SECONDS,
     QUIET_SECONDS,

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dvm.jobs import payouts
-from dvm.jobs.payees import PayoutRefused
-from dvm.jobs.payout_answers import answer
+from dvm.jobs.balances import payouts
+from dvm.jobs.balances.payees import PayoutRefused
+from dvm.jobs.balances.payout_answers import answer
 from dvm.ledger import PayoutState
 from dvm.lightning.base import WalletError
 from dvm.nip90 import parse_receipt, verify_chain

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dvm.jobs import payouts
+from dvm.jobs.balances import payouts
 from dvm.ledger import PayoutState
 from dvm.lightning.base import WalletError
 from tests.standins.cashier import Cashier

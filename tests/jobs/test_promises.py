@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dvm.jobs.promises import preimage_of
+from dvm.jobs.payments.promises import preimage_of
 from dvm.ledger import JobState, StoreError
 from dvm.lightning.base import InvoiceState, Lookup, WalletError
 from dvm.models import Chunk, ModelError, Usage

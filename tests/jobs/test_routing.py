@@ -301,7 +301,7 @@ async def test_nothing_new_is_sold_once_the_days_spending_is_reached_over_a_rest
     assert (await bought(shop, buyer)).cost == 300_000
     assert (await bought(shop, buyer)).cost == 300_000
     assert shop.engine.spending.today == 600_000
-    with caplog.at_level(logging.WARNING, "dvm.jobs.spending"):
+    with caplog.at_level(logging.WARNING, "dvm.jobs.watching.spending"):
         for restarted in (False, True):
             if restarted:
                 await shop.reopen()

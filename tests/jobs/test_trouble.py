@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dvm.jobs.trouble import REMIND_SECONDS, Trouble
+from dvm.jobs.watching.trouble import REMIND_SECONDS, Trouble
 
 log = logging.getLogger("dvm.tests.trouble")
 Lines = list[tuple[str, str]]

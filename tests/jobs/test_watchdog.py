@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from dvm.jobs.balances.payouts import DAY, LOSS_MSAT
 from dvm.jobs.engine import Engine
-from dvm.jobs.figures import ABOUT, figures
-from dvm.jobs.payouts import DAY, LOSS_MSAT
-from dvm.jobs.watchdog import REMIND_SECONDS, Alarm, Watchdog
+from dvm.jobs.watching.figures import ABOUT, figures
+from dvm.jobs.watching.watchdog import REMIND_SECONDS, Alarm, Watchdog
 from dvm.lightning.base import WalletError
 from dvm.nostr.keys import Keys
 from dvm.nostr.nip59 import unwrap

@@ -15,8 +15,8 @@ from typing import Any
 from coincurve import PrivateKey
 
 from dvm.jobs import Settings, Shop
+from dvm.jobs.balances.payouts import Payouts
 from dvm.jobs.outbox import Outbox
-from dvm.jobs.payouts import Payouts
 from dvm.ledger import Link, Payout, PayoutState, PendingPayment, Publication, SqliteStore
 from dvm.ledger.audit import audit
 from dvm.ledger.sqlite import read

@@ -15,9 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
+from dvm.jobs.payments.zaps import spellings, target_of
 from dvm.jobs.shop import Shop, ZapSettings
-from dvm.jobs.trouble import Trouble
-from dvm.jobs.zaps import spellings, target_of
+from dvm.jobs.watching.trouble import Trouble
 from dvm.ledger import LedgerError, PendingPayment
 from dvm.lightning.base import InvoiceState, Lookup, WalletError
 from dvm.lightning.lnurl import LnurlClient, LnurlError

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dvm.jobs.outbox import Outbox
-from dvm.jobs.promises import Promises
+from dvm.jobs.payments.promises import Promises
 from dvm.jobs.shop import Shop, publication
 from dvm.jobs.transitions import Effect, TimeUp, step
 from dvm.ledger import (

@@ -1,8 +1,8 @@
 """Payments that leave: withdrawals, and the operator's own revenue (money.md, rule 8).
 
 The row is the truth. It is reserved, in one transaction with the word that it is under way, before the wallet is
-asked, and ends only on the wallet's definite word (`dvm.jobs.payout_steps`). After a crash between any two steps
-the row is found reserved, and the wallet is asked what became of it.
+asked, and ends only on the wallet's definite word (`dvm.jobs.balances.payout_steps`). After a crash between any two
+steps the row is found reserved, and the wallet is asked what became of it.
 
 One process at a time moves money: the one that holds the data directory. Another may reserve a payout of the
 operator's in the database; it is taken up here within PICK_UP_SECONDS.
@@ -16,12 +16,12 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
+from dvm.jobs.balances.payees import PayoutRefused, insufficient, payable
+from dvm.jobs.balances.payout_answers import answer, end_failed, end_paid
+from dvm.jobs.balances.payout_steps import Declined, Due, Effect, Happening, Said, Step, Told, step
 from dvm.jobs.outbox import Outbox
-from dvm.jobs.payees import PayoutRefused, insufficient, payable
-from dvm.jobs.payout_answers import answer, end_failed, end_paid
-from dvm.jobs.payout_steps import Declined, Due, Effect, Happening, Said, Step, Told, step
 from dvm.jobs.shop import Shop
-from dvm.jobs.trouble import Trouble
+from dvm.jobs.watching.trouble import Trouble
 from dvm.ledger import LedgerError, Payout, PayoutState, TooLittle, TooMuch
 from dvm.lightning.base import InvoiceState, Payment, WalletError, WalletInfo
 from dvm.nostr.event import Event

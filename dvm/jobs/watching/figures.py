@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dvm.jobs.balances.payouts import Payouts
 from dvm.jobs.engine import Engine
-from dvm.jobs.payouts import Payouts
 from dvm.jobs.shop import Shop
-from dvm.jobs.watchdog import Watchdog
+from dvm.jobs.watching.watchdog import Watchdog
 
 ABOUT = {
     "selling": "1 while new jobs are sold, 0 while the wallet holds less than customers are owed.",

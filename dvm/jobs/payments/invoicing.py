@@ -6,9 +6,9 @@ import asyncio
 import logging
 
 from dvm.jobs.admission import RefusedError
-from dvm.jobs.promises import hold_invoice
+from dvm.jobs.payments.promises import hold_invoice
 from dvm.jobs.shop import Shop
-from dvm.jobs.trouble import Trouble
+from dvm.jobs.watching.trouble import Trouble
 from dvm.ledger import PendingPayment
 from dvm.lightning.base import HoldWallet, Invoice, WalletError
 from dvm.nip90 import JobRequest

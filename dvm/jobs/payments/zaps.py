@@ -1,7 +1,7 @@
 """Zaps: what they pay for, and the invoices of our own Lightning address (NIP-57).
 
-Our receipts for them are made by `dvm.jobs.settlements`, with the deposit. Receipts that another provider
-makes for our address are the business of `dvm.jobs.zap_receipts`.
+Our receipts for them are made by `dvm.jobs.payments.settlements`, with the deposit. Receipts that another provider
+makes for our address are the business of `dvm.jobs.payments.zap_receipts`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Protocol
 import orjson
 
 from dvm.jobs.shop import Shop, ZapSettings
-from dvm.jobs.trouble import Trouble
+from dvm.jobs.watching.trouble import Trouble
 from dvm.ledger import LedgerError, PendingPayment
 from dvm.lightning.base import Invoice, WalletError
 from dvm.lightning.lnurl_address import InvalidLnurl, pay_url

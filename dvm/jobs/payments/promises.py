@@ -19,7 +19,7 @@ from typing import Protocol
 from dvm.jobs.endings import Endings
 from dvm.jobs.shop import Shop
 from dvm.jobs.transitions import FINAL, Effect, Held, Lost, Settled, step
-from dvm.jobs.trouble import Trouble
+from dvm.jobs.watching.trouble import Trouble
 from dvm.ledger import ConflictError, Job, JobState, LedgerError, PendingPayment
 from dvm.ledger.base import HOLDING
 from dvm.lightning.base import HoldWallet, Invoice, InvoiceState, Lookup, WalletError

@@ -14,9 +14,9 @@ from functools import partial
 from throttled import RateLimiterType, Throttled, rate_limiter
 from throttled.store import MemoryStore
 
+from dvm.jobs.balances.payees import PayoutRefused, address_of, fee_limit, insufficient, payable
+from dvm.jobs.balances.payouts import Payouts
 from dvm.jobs.outbox import Outbox
-from dvm.jobs.payees import PayoutRefused, address_of, fee_limit, insufficient, payable
-from dvm.jobs.payouts import Payouts
 from dvm.jobs.shop import Shop
 from dvm.ledger import LedgerError, Payout, PayoutState
 from dvm.lightning.lnurl import LnurlClient, LnurlError

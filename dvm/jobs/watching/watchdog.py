@@ -11,10 +11,10 @@ import asyncio
 import logging
 
 from dvm.jobs.admission import Book, Refusal
+from dvm.jobs.balances.payouts import LONG_SECONDS, LOSS_MSAT, Payouts
 from dvm.jobs.outbox import Outbox
-from dvm.jobs.payouts import LONG_SECONDS, LOSS_MSAT, Payouts
 from dvm.jobs.shop import Shop
-from dvm.jobs.trouble import Trouble
+from dvm.jobs.watching.trouble import Trouble
 from dvm.ledger import LedgerError
 from dvm.lightning.base import WalletError, WalletInfo
 from dvm.nostr.encryption import EncryptError

@@ -1,0 +1,1 @@
+"""How a job is paid: invoices, settlements, hold invoices that are promises until the answer, and zaps."""
