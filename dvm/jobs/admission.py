@@ -8,13 +8,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from throttled import RateLimiterType, Throttled, rate_limiter
 from throttled.store import BaseStore, MemoryStore
 
+from dvm.nip90.requests import InvalidRequestCode
 from dvm.nostr.event import Event
 from dvm.nostr.nip13 import is_proof
+
+ErrorCode = (
+    InvalidRequestCode
+    | Literal[
+        # Not taken:
+        "bid-too-low",
+        "prompt-too-long",
+        "rate-limited",
+        "too-many-quotes",
+        "busy",
+        "not-allowed",
+        "pow-required",
+        "not-trusted",
+        "payment-unavailable",
+        # Not done:
+        "bad-request",
+        "unavailable",
+        "blocked",
+        "no-answer",
+        "interrupted",
+        "payment-lost",
+        "undeliverable",
+        "cancelled",
+    ]
+)
+"""What an error answer to a job can begin with. docs/events.md says of each what it means, and a test compares."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +51,7 @@ class Refusal:
     `prepaid`: it is about new quotes only; a job that its customer's balance covers is taken all the same.
     """
 
-    code: str
+    code: ErrorCode
     text: str
     prepaid: bool = False
 
@@ -32,7 +59,7 @@ class Refusal:
 class RefusedError(Exception):
     """The job is not taken."""
 
-    def __init__(self, code: str, text: str) -> None:
+    def __init__(self, code: ErrorCode, text: str) -> None:
         super().__init__(f"{code}: {text}")
         self.refusal = Refusal(code, text)
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 
+from dvm.jobs.admission import ErrorCode
 from dvm.jobs.outbox import Outbox
 from dvm.jobs.run import Run, metered, prices_of
 from dvm.jobs.shop import Shop, publication
@@ -81,7 +82,7 @@ class Endings:
     async def give_up(
         self,
         job: Job,
-        code: str,
+        code: ErrorCode,
         text: str,
         *,
         to: JobState = JobState.FAILED,

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Collection
 from contextlib import suppress
 
+from dvm.jobs.admission import ErrorCode
 from dvm.jobs.choosing import in_order
 from dvm.jobs.endings import Endings
 from dvm.jobs.files import Undeliverable
@@ -43,14 +44,14 @@ log = logging.getLogger(__name__)
 MAX_PAUSE = 60.0  # seconds between two attempts, whatever the model asks for
 
 # What customers read of a model's failure; the operator's log has the rest.
-_SAID = {
+_SAID: dict[str, tuple[ErrorCode, str]] = {
     "blocked": ("blocked", "the model refused to answer this"),
     "bad_request": ("bad-request", "the model does not take this request"),
     "empty": ("no-answer", "the model gave no answer within the tokens that it was allowed"),
 }
-_WRONG = ("no-answer", "the model's answer has another form than was asked for")
-_UNAVAILABLE = ("unavailable", "the model could not be used")
-_LOST = ("payment-lost", "the payment was withdrawn before the answer was there")
+_WRONG: tuple[ErrorCode, str] = ("no-answer", "the model's answer has another form than was asked for")
+_UNAVAILABLE: tuple[ErrorCode, str] = ("unavailable", "the model could not be used")
+_LOST: tuple[ErrorCode, str] = ("payment-lost", "the payment was withdrawn before the answer was there")
 
 
 class Runner:
@@ -310,13 +311,13 @@ class Runner:
         await self._void(run, following, *_SAID.get(error.code, _UNAVAILABLE))
         return None
 
-    async def _void(self, run: Run, following: Step, code: str, text: str) -> None:
+    async def _void(self, run: Run, following: Step, code: ErrorCode, text: str) -> None:
         await self._give_up(run.job, code, text, to=following.state, usage=run.usage, by=run.by, stamp=run.stamp)
 
     async def _give_up(
         self,
         job: Job,
-        code: str,
+        code: ErrorCode,
         text: str,
         *,
         to: JobState = JobState.FAILED,

@@ -10,11 +10,12 @@ import asyncio
 import logging
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 from throttled import RateLimiterType, Throttled, rate_limiter
 from throttled.store import MemoryStore
 
-from dvm.jobs.balances.payees import PayoutRefused, address_of, fee_limit, insufficient, payable
+from dvm.jobs.balances.payees import PayoutCode, PayoutRefused, address_of, fee_limit, insufficient, payable
 from dvm.jobs.balances.payouts import Payouts
 from dvm.jobs.outbox import Outbox
 from dvm.jobs.shop import Shop
@@ -30,6 +31,7 @@ from dvm.nip90 import (
     parse_account_request,
     untimely,
 )
+from dvm.nip90.account import InvalidAccountRequestCode
 from dvm.nostr.encryption import EncryptError
 from dvm.nostr.event import Event
 from dvm.nostr.filters import Filter
@@ -42,6 +44,9 @@ ADDRESSES_AT_ONCE = 16  # servers of strangers that are asked at the same time
 ADDRESS_SECONDS = 30.0
 COMMENT = "withdrawal"
 ALL = "all"  # the key of a bucket that all share
+
+AccountCode = InvalidAccountRequestCode | PayoutCode | Literal["rate-limited"]
+"""What an error answer to an account request can begin with (docs/events.md)."""
 
 
 class Accounts:
@@ -193,7 +198,7 @@ class Accounts:
 
     # --- answers that may be lost ----------------------------------------------------------------------
 
-    def _refuse(self, to: Addressee, relays: tuple[str, ...], code: str, text: str) -> None:
+    def _refuse(self, to: Addressee, relays: tuple[str, ...], code: AccountCode, text: str) -> None:
         log.info("an account request is refused", extra={"request": to[0], "code": code})
         self._send(
             relays,

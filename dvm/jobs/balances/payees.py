@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import orjson
 
 from dvm.lightning.bolt11 import Bolt11, InvalidInvoice, decode
@@ -16,12 +18,29 @@ MILLION = 1_000_000
 _MAX_PROFILE_CHARS = 65_536
 
 
+PayoutCode = Literal[
+    "invalid-amount",
+    "invalid-invoice",
+    "invoice-used",
+    "no-address",
+    "address-failed",
+    "insufficient",
+    "too-small",
+    "daily-limit",
+    "too-many-withdrawals",
+    "unavailable",
+    "expired",
+    "failed",
+    "owed",  # said to the operator alone, about the operator's own payouts
+]
+
+
 class PayoutRefused(Exception):
     """Nothing is paid out; `code` is for programs (docs/events.md), `text` for people. `str()` is both."""
 
-    def __init__(self, code: str, text: str) -> None:
+    def __init__(self, code: PayoutCode, text: str) -> None:
         super().__init__(f"{code}: {text}")
-        self.code = code
+        self.code: PayoutCode = code
         self.text = text
 
 
