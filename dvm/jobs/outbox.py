@@ -35,7 +35,9 @@ class Outbox:
         self._idle = asyncio.Event()
         self._sent: list[str] = []
         self._pauses: dict[str, tuple[float, float]] = {}
-        self._marking: asyncio.Task[None] | None = None
+        self._soon: asyncio.TimerHandle | None = None  # until what was sent is marked
+        self._marking: set[asyncio.Task[None]] = set()
+        self._closed = False
         self._book = AddressBook(shop.relays) if shop.settings.customer_relays else None
         self.refused = 0  # how many now wait for another attempt
         self._trouble = Trouble(
@@ -95,10 +97,13 @@ class Outbox:
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     await self._idle.wait()
-        await self._mark()
+        await self._mark_all()
 
     async def close(self) -> None:
-        """Look nothing up any more; what is not yet published stays in the ledger."""
+        """Look nothing up any more, and mark nothing: what is not yet published stays in the ledger, and what is
+        said to be published from here on is published again by the next start."""
+        self._closed = True
+        await self._mark_all()
         if self._book is not None:
             await self._book.close()
 
@@ -123,8 +128,8 @@ class Outbox:
     def _done(self, each: Publication | Outgoing, stored: bool, published: Published) -> None:
         self._busy.discard(each.id)
         if stored and published.accepted:
-            if not self._sent:
-                asyncio.get_running_loop().call_later(MARK_SECONDS, self._mark_soon)
+            if self._soon is None and not self._closed:
+                self._soon = asyncio.get_running_loop().call_later(MARK_SECONDS, self._mark_soon)
             self._sent.append(each.id)
             if self._pauses.pop(each.id, None) is not None:
                 self.refused = len(self._pauses)
@@ -145,7 +150,18 @@ class Outbox:
         self._trouble.failing(waiting=self.refused, latest=each.id, role=each.role, reasons=dict(published.failed))
 
     def _mark_soon(self) -> None:
-        self._marking = asyncio.get_running_loop().create_task(self._mark())
+        self._soon = None
+        task = asyncio.get_running_loop().create_task(self._mark())
+        self._marking.add(task)
+        task.add_done_callback(self._marking.discard)
+
+    async def _mark_all(self) -> None:
+        """Now, and with it what is on its way: no timer and no task is left that would write later."""
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
+        await asyncio.gather(*self._marking)
+        await self._mark()
 
     async def _mark(self) -> None:
         sent, self._sent = self._sent, []
