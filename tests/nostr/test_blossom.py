@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from starlette.responses import Response
 
-from dvm.nostr.blossom import Blossom, Stored, UploadError
+from dvm.nostr.blossom import WORTH_ASKING, Blossom, Stored, UploadError
 from dvm.nostr.keys import Keys
 from tests.standins.blossom import Blossom as Server
 from tests.standins.blossom import blossom
@@ -66,7 +66,7 @@ async def test_any_length_of_authorisation_is_readable_by_old_and_new_servers(se
     """The stand-in decodes it in both alphabets and takes no padding; the numbers in it differ in length."""
     for seconds in (10, 10**6, 10**9, 1_700_000_000):
         client = Blossom(Keys.generate(), (server.url,), clock=lambda at=seconds: at)  # type: ignore[misc]
-        header = client._authorization(DIGEST)
+        header = client._authorization("upload", DIGEST)
         assert not set("+/-_=") & set(header.partition(" ")[2])
         assert len(header.partition(" ")[2]) % 4 == 0
 
@@ -122,7 +122,94 @@ async def test_the_reason_is_read_where_the_server_puts_it(server: Server) -> No
 
 async def test_a_stranger_to_the_server_is_told_so(server: Server) -> None:
     server.allowed = set()
-    assert "not on the list" in await refused(server.url)
+    for data in (DATA, b"small"):
+        assert "not on the list" in await refused(server.url, data=data)
+
+
+# The question before an upload (BUD-06)
+
+
+async def test_a_long_file_is_asked_about_and_a_short_one_is_not(server: Server) -> None:
+    await upload(server.url)
+    assert (server.asks, server.puts) == (1, 1)
+    await upload(server.url, data=b"x" * WORTH_ASKING)
+    assert (server.asks, server.puts) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (401, "does not take our key"),
+        (402, "wants to be paid"),
+        (403, "status 403: go away"),
+        (413, "too large"),
+        (415, "files of this type"),
+    ],
+)
+async def test_nothing_is_sent_to_a_server_that_would_not_take_it(
+    server: Server, second: Server, status: int, said: str
+) -> None:
+    server.question = Response("", status, headers={"X-Reason": "go away"})
+    assert said in await refused(server.url)
+    assert (server.asks, server.puts) == (1, 0)
+    assert (await upload(server.url, second.url)).url.startswith(second.url)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_who_cannot_take_it_now_is_asked_once_more(server: Server, status: int) -> None:
+    server.question = Response("", status)
+    assert f"status {status}" in await refused(server.url)
+    assert (server.asks, server.puts) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [*(Response("", status) for status in (404, 405, 501)), None],
+    ids=["404", "405", "501", "hangs"],
+)
+async def test_who_does_not_know_the_question_gets_the_file_and_is_not_asked_again(
+    server: Server, question: Response | None
+) -> None:
+    server.question = question or server.hang
+    client = Blossom(Keys.generate(), (server.url,), timeout=2.0)
+    for _ in range(2):
+        assert (await client.upload(DATA, "image/png")).sha256 == DIGEST
+    assert (server.asks, server.puts) == (1, 2)
+    await client.close()
+
+
+@pytest.mark.parametrize("status", [204, 301, 400, 411, 418, 500])
+async def test_an_answer_that_refuses_nothing_keeps_no_file_back(server: Server, status: int) -> None:
+    server.question = Response("", status, headers={"Location": "http://127.0.0.1:1/upload"})
+    assert (await upload(server.url)).sha256 == DIGEST
+
+
+async def test_the_question_alone_says_yes_no_or_nothing(server: Server) -> None:
+    client = Blossom(Keys.generate(), (server.url,))
+    assert await client.allows(server.url, 10, "image/png", DIGEST)
+    server.question = Response("", 405)
+    assert not await client.allows(server.url, 10, "image/png", DIGEST)
+    server.question = Response("", 413)
+    with pytest.raises(UploadError, match="too large"):
+        await client.allows(server.url, 10**9, "image/png", DIGEST)
+    with pytest.raises(UploadError, match="Connect"):
+        await client.allows(f"http://127.0.0.1:{free_port()}", 10, "image/png", DIGEST)
+    assert not server.puts
+    await client.close()
+
+
+async def test_what_was_uploaded_is_taken_back(server: Server) -> None:
+    client = Blossom(Keys.generate(), (server.url,))
+    await client.upload(DATA, "image/png")
+    server.deleting = Response("", 405)
+    with pytest.raises(UploadError, match="status 405"):
+        await client.delete(server.url, DIGEST)
+    server.deleting = None
+    await client.delete(f"{server.url}/", DIGEST)
+    assert not server.files
+    with pytest.raises(UploadError, match="status 404"):
+        await client.delete(server.url, DIGEST)
+    await client.close()
 
 
 @pytest.mark.parametrize(
