@@ -159,12 +159,13 @@ class Run:
         quote = self.job.quote_msat
         if quote == 0:
             return False
-        if self.usage is not None:
-            output = self.usage.output + self.usage.thoughts
-            if isinstance(self.price, PerRequest):  # it costs as much from its first word on
-                return output > self.job.max_output
-            return cost(self.price, self.usage) >= quote and output > 0
-        return approximate_text(self.text) > 2 * self.job.max_output
+        if self.usage is None:
+            return approximate_text(self.text) > 2 * self.job.max_output
+        output = self.usage.output + self.usage.thoughts
+        slack = 2 if "output" in self.usage.estimated else 1  # a count of ours cuts no answer short that fits
+        if isinstance(self.price, PerRequest):  # it costs as much from its first word on
+            return output > slack * self.job.max_output
+        return cost(self.price, self.usage) >= slack * quote and output > 0
 
     def answered(self) -> str:
         """Of its receipt: the version that answered; of another model than the one whose price was quoted, `name` or
@@ -186,12 +187,8 @@ class Run:
     def _read(self) -> int:
         """About the tokens that the model has read. What was quoted may be no count, but the bound that no text
         exceeds, for want of anybody to ask: some four times as much as it has."""
-        if self.ask is None:
-            return self.job.input_tokens
-        prompt = self.ask.prompt
-        only_text = all(isinstance(part, str) for turn in prompt.turns for part in turn.parts)
-        if only_text and self.job.input_tokens == estimate_tokens(prompt):
-            return approximate_tokens(prompt)
+        if self.ask is not None and self.job.input_tokens == estimate_tokens(self.ask.prompt):
+            return approximate_tokens(self.ask.prompt)
         return self.job.input_tokens
 
     def cost(self) -> int:
@@ -204,9 +201,9 @@ def sane(usage: Usage) -> bool:
     return min(usage.input, usage.cached, usage.output, usage.thoughts) >= 0
 
 
-def prices_of(job: Job) -> dict[str, int]:
+def prices_of(price: Price) -> dict[str, int]:
     """As its receipt lists them: what was quoted."""
-    match price_from_json(json.loads(job.price or '{"per": "free"}')):
+    match price:
         case PerToken(input=given, cached=cached, output=output):
             return {"input": given, "cached": cached, "output": output}
         case PerRequest(msat=msat):

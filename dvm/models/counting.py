@@ -5,7 +5,9 @@ Both are ours, not the model's. What is billed from them is marked as estimated 
 
 from __future__ import annotations
 
-from dvm.models.base import Blob, Prompt
+from dataclasses import replace
+
+from dvm.models.base import Blob, Prompt, Usage
 
 # The frame around a turn (role, begin and end marks) costs some 5 tokens in the chat templates of today.
 TURN_TOKENS = 8
@@ -15,6 +17,9 @@ BLOB_TOKENS = 4200
 BYTES_PER_BLOB_TOKEN = 8
 # English text has some four bytes a token, other scripts about as many.
 BYTES_PER_TOKEN = 4
+# What a file usually costs: an image of common size, and a second of speech at 16 kB.
+USUAL_BLOB_TOKENS = 258
+USUAL_BYTES_PER_BLOB_TOKEN = 500
 
 
 def estimate_tokens(prompt: Prompt) -> int:
@@ -32,15 +37,26 @@ def estimate_tokens(prompt: Prompt) -> int:
 
 def approximate_tokens(prompt: Prompt) -> int:
     """About how many tokens `prompt` has: for usage that a model failed to report."""
-    parts = [part for turn in prompt.turns for part in turn.parts]
-    return sum(approximate_text(part) for part in parts if isinstance(part, str)) + (
-        approximate_text(prompt.system) if prompt.system else 0
-    )
+    parts = (part for turn in prompt.turns for part in turn.parts)
+    return sum(map(_usually, parts)) + (approximate_text(prompt.system) if prompt.system else 0)
 
 
 def approximate_text(text: str) -> int:
     """About how many tokens `text` has: one per four bytes of UTF-8, a begun one counted."""
     return -(-len(_utf8(text)) // BYTES_PER_TOKEN)
+
+
+def with_unreported(usage: Usage, output: int, thoughts: int = 0) -> Usage:
+    """A report, and what came after it: what it has stands, so many tokens more are our own count."""
+    if not output and not thoughts:
+        return usage
+    ours = {name for name, tokens in (("output", output), ("thoughts", thoughts)) if tokens}
+    return replace(
+        usage,
+        output=usage.output + output,
+        thoughts=usage.thoughts + thoughts,
+        estimated=usage.estimated | ours,
+    )
 
 
 def _at_most(part: str | Blob | None) -> int:
@@ -51,6 +67,12 @@ def _at_most(part: str | Blob | None) -> int:
             return max(BLOB_TOKENS, len(part.data) // BYTES_PER_BLOB_TOKEN)
         case _:
             return 0
+
+
+def _usually(part: str | Blob) -> int:
+    if isinstance(part, Blob):
+        return max(USUAL_BLOB_TOKENS, len(part.data) // USUAL_BYTES_PER_BLOB_TOKEN)
+    return approximate_text(part)
 
 
 def _utf8(text: str) -> bytes:

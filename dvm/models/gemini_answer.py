@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from dvm.models.base import Blob, Chunk, Finish, ModelError, Usage
-from dvm.models.counting import approximate_text
+from dvm.models.counting import approximate_text, with_unreported
 from dvm.models.failures import scrub
 from dvm.models.gemini_media import blob_tokens
 from dvm.models.gemini_usage import Report, to_usage
@@ -52,11 +52,7 @@ class Answer:
             return to_usage(None, own_input=self.own_input, own_output=self.tokens)
         usage, sound = to_usage(self.report, own_input=self.own_input, own_output=self.reported_tokens)
         unreported = self.tokens - self.reported_tokens
-        if not unreported:
-            return usage, sound
-        # Text came after the last report: what the report has stands, this text is our own count.
-        estimated = usage.estimated | {"output"}
-        return replace(usage, output=usage.output + unreported, estimated=estimated), False
+        return with_unreported(usage, unreported), sound and not unreported
 
     def used(self) -> Usage | None:
         """The usage of an answer that broke off; None when the model may have done nothing at all."""

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from dvm.models.base import Chunk, Finish, Limits, ModelError, Output, Prompt, Usage, require_text
-from dvm.models.counting import estimate_tokens
+from dvm.models.counting import approximate_text, approximate_tokens, estimate_tokens, with_unreported
 from dvm.models.failures import scrub, well_formed
 from dvm.models.openai_errors import said, to_model_error, within_stream
 from dvm.models.openai_request import MEDIA, Dialect, body
@@ -35,18 +35,41 @@ _FINISHED: dict[str, Finish] = {
     "content_filter": "safety",
 }
 _MAX_VERSION = 200
+# Where an endpoint shows the thoughts: DeepSeek, vLLM, llama.cpp; OpenRouter, Ollama.
+_THOUGHTS = ("reasoning_content", "reasoning")
 
 
 @dataclass(slots=True)
 class _Answer:
     """What is known of an answer while it comes."""
 
+    own_input: int  # tokens, our approximation
     begun: bool = False  # the endpoint has begun to answer
     spoken: bool = False  # there was text
     refused: bool = False  # the model says that it will not answer
-    usage: Usage | None = None
+    tokens: int = 0  # of text, our approximation
+    thoughts: int = 0  # tokens of what was shown of the thoughts, our approximation
+    report: Usage | None = None
+    reported: tuple[int, int] = (0, 0)  # `tokens` and `thoughts`, as they were when it came
     finish: str | None = None
     version: str | None = None
+
+    def used(self) -> Usage | None:
+        """The usage so far: what was reported, and what has come since. None where nothing was, which whoever asked
+        counts; only the thoughts nobody but us has seen."""
+        if self.report is not None:
+            text, thoughts = self.reported
+            return with_unreported(self.report, self.tokens - text, self.thoughts - thoughts)
+        if self.thoughts:
+            estimated = frozenset({"input", "output", "thoughts"})
+            return Usage(self.own_input, 0, self.tokens, self.thoughts, estimated)
+        return None
+
+    def take_report(self, raw: object) -> None:
+        """What a piece says of the usage, if it does. Raises Contradiction."""
+        found = to_usage(raw, own_input=self.own_input, own_output=self.tokens, own_thoughts=self.thoughts)
+        if found is not None:
+            self.report, self.reported = found, (self.tokens, self.thoughts)
 
 
 class OpenAIModel:
@@ -57,8 +80,8 @@ class OpenAIModel:
     first_chunk_seconds: how long the first piece may take (models think before they speak);
     stall_seconds: each further one. Comments that keep a connection open are no pieces.
 
-    Where the endpoint reports no usage, the chunks have none. Whether a setting of `Limits` is heeded is up
-    to the endpoint: it refuses, or (Ollama, `top_k`) passes over, what it does not know.
+    Where the endpoint reports no usage, the chunks have none, unless it shows thoughts. Whether a setting of
+    `Limits` is heeded is up to the endpoint: it refuses, or (Ollama, `top_k`) passes over, what it does not know.
     """
 
     takes: tuple[str, ...] = MEDIA  # what the protocol has a place for; whether a model can see, its operator knows
@@ -125,7 +148,7 @@ class OpenAIModel:
         error `blocked`.
         """
         require_text(limits, self.name)
-        answer = _Answer()
+        answer = _Answer(approximate_tokens(prompt))
         seconds = self._first_chunk_seconds
         async with aclosing(self._pieces(prompt, limits, answer)) as pieces:
             while True:
@@ -141,7 +164,7 @@ class OpenAIModel:
                 text = self._take(answer, piece)
                 seconds = self._stall_seconds if answer.finish is None else _LINGER_SECONDS
                 if text:
-                    yield Chunk(text, usage=answer.usage, version=answer.version)
+                    yield Chunk(text, usage=answer.used(), version=answer.version)
         yield self._last(answer)
 
     async def _pieces(self, prompt: Prompt, limits: Limits, answer: _Answer) -> AsyncGenerator[Any, None]:
@@ -172,33 +195,38 @@ class OpenAIModel:
 
     def _take(self, answer: _Answer, piece: Any) -> str:
         """Bring `answer` up to date; the text that this piece of it brought. Raises ModelError."""
-        if (error := within_stream(piece, key=self._key, usage=answer.usage)) is not None:
+        if (error := within_stream(piece, key=self._key, usage=answer.used())) is not None:
             raise error
         if not isinstance(piece, dict):
             raise self._error(Refused("the endpoint's answer makes no sense: no object"), answer)
         if isinstance(version := piece.get("model"), str) and version:
             answer.version = scrub(version[:_MAX_VERSION], self._key)
-        try:
-            answer.usage = to_usage(piece.get("usage")) or answer.usage
-        except Contradiction as error:
-            log.warning("model %s: the reported usage is dropped: %s", self.name, error)
         choices = piece.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices else None
-        if not isinstance(choice, dict):
-            return ""  # the usage, or Azure's verdict on the prompt
+        text = self._read(answer, choice) if isinstance(choice, dict) else ""  # else it has the usage alone
+        try:
+            answer.take_report(piece.get("usage"))
+        except Contradiction as error:
+            log.warning("model %s: the reported usage is dropped: %s", self.name, error)
+        return text
+
+    def _read(self, answer: _Answer, choice: dict[str, Any]) -> str:
         if isinstance(finish := choice.get("finish_reason"), str) and finish:
             answer.finish = finish
         delta = choice.get("delta") or choice.get("message")
         if not isinstance(delta, dict):
             return ""
         answer.refused = answer.refused or bool(delta.get("refusal"))
+        thought = next((said for name in _THOUGHTS if isinstance(said := delta.get(name), str)), "")
         text = _text(delta.get("content"))
         answer.spoken = answer.spoken or bool(text)
+        answer.tokens += approximate_text(text)
+        answer.thoughts += approximate_text(thought)
         return text
 
     def _last(self, answer: _Answer) -> Chunk:
         """The chunk that ends the answer. Raises ModelError when there is none."""
-        usage = answer.usage
+        usage = answer.used()
         finish = _FINISHED.get(answer.finish or "")
         if answer.refused and finish is not None:
             finish = "safety"
@@ -218,10 +246,10 @@ class OpenAIModel:
 
     def _error(self, error: Exception, answer: _Answer) -> ModelError:
         if self._closed:
-            return ModelError("unavailable", f"model {self.name} was closed", usage=answer.usage)
+            return ModelError("unavailable", f"model {self.name} was closed", usage=answer.used())
         if isinstance(error, TimeoutError):
-            return ModelError("stalled", "nothing arrived for too long", usage=answer.usage)
-        return to_model_error(error, key=self._key, answered=answer.begun, usage=answer.usage)
+            return ModelError("stalled", "nothing arrived for too long", usage=answer.used())
+        return to_model_error(error, key=self._key, answered=answer.begun, usage=answer.used())
 
     def _connected(self) -> Wire:
         if self._closed:

@@ -24,5 +24,10 @@ def test_each_turn_and_each_blob_counts() -> None:
     assert estimate_tokens(Prompt.of(Blob("audio/wav", bytes(10**6)))) > 100_000
 
 
+def test_a_file_is_approximated_by_what_is_usual() -> None:
+    assert approximate_tokens(Prompt.of("abcd", Blob("image/png", b"x"))) == 1 + 258
+    assert approximate_tokens(Prompt.of(Blob("audio/mpeg", bytes(10**6)))) == 2_000
+
+
 def test_an_approximation_counts_begun_tokens() -> None:
     assert [approximate_text(text) for text in ("", "a", "abcd", "abcde", "é" * 4)] == [0, 1, 1, 2, 2]

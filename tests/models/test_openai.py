@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -163,6 +164,24 @@ async def test_a_usage_that_is_absent_is_none(endpoint: OpenAIStandIn, model: Op
     endpoint.script(usage="never")
     answer = await ask(model)
     assert (answer.text, answer.last.usage, answer.last.finish) == (FOX, None, "stop")
+
+
+async def test_what_comes_after_the_last_report_is_our_own_count(endpoint: OpenAIStandIn, model: OpenAIModel) -> None:
+    said = {"choices": [{"delta": {"content": "12345678"}}]}
+    pieces = [
+        {"usage": {"prompt_tokens": 9, "completion_tokens": 30}, **said},
+        {"choices": [{"delta": {"reasoning": "1234"}}]},
+        said,
+        {"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": {"prompt_tokens": "many"}},
+    ]
+    endpoint.script(raw=b"".join(f"data: {json.dumps(piece)}\n\n".encode() for piece in pieces))
+    assert (await ask(model)).usage == Usage(9, 0, 32, 1, frozenset({"output", "thoughts"}))
+
+
+async def test_thoughts_that_only_were_shown_are_counted(endpoint: OpenAIStandIn, model: OpenAIModel) -> None:
+    endpoint.script(usage="never", text="12345678", delta={"reasoning_content": "123456789"})
+    ours = frozenset({"input", "output", "thoughts"})
+    assert (await ask(model)).usage == Usage(11, 0, 2, 3, ours)
 
 
 async def test_a_true_zero_stays(endpoint: OpenAIStandIn, model: OpenAIModel) -> None:

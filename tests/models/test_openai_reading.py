@@ -93,13 +93,33 @@ def usage(prompt: Any, completion: Any, total: Any = None, cached: Any = None, r
         (usage(10, 5, 35, 0, 20), Usage(10, 0, 5, 20)),
         (usage(10, 5, 18, 0, 3), Usage(10, 0, 5, 3)),
         (usage(10, 5, 35), Usage(10, 0, 5, 20, frozenset({"thoughts"}))),
-        # What is absent follows from the total.
-        (usage(None, 5, 15), Usage(10, 0, 5)),
-        (usage(10, None, 15), Usage(10, 0, 5)),
+        (usage(10, 5, 35, 0, 15), None),
+        # The cached tokens stand beside the prompt: the total says that too.
+        (usage(10, 5, 55, 40), Usage(10, 40, 5)),
+        (usage(10, 5, 55, 40, 3), Usage(10, 40, 2, 3)),
+        (usage(10, 5, 58, 40, 3), Usage(10, 40, 5, 3)),
+        (usage(10, 5, 15, 4) | {"prompt_tokens_details": None, "prompt_cache_hit_tokens": 4}, Usage(6, 4, 5)),
+        (usage(10, 5, 15) | {"cached_tokens": 4}, Usage(6, 4, 5)),
+        # What is absent follows from the total, or is our own count.
+        (usage(None, 5, 15), Usage(10, 0, 5, 0, frozenset({"input"}))),
+        (usage(10, None, 15), Usage(10, 0, 5, 0, frozenset({"output"}))),
+        (usage(10, None), Usage(10, 0, 30, 0, frozenset({"output"}))),
+        (usage(10, None, reasoning=8), Usage(10, 0, 22, 8, frozenset({"output"}))),
+        (usage(10, None, reasoning=50), Usage(10, 0, 20, 50, frozenset({"output"}))),
+        (usage(None, 5), Usage(100, 0, 5, 0, frozenset({"input"}))),
+        (usage(None, 5, cached=4), Usage(96, 4, 5, 0, frozenset({"input"}))),
     ],
 )
 def test_a_usage_becomes_disjoint_classes(raw: Any, is_: Usage | None) -> None:
-    assert to_usage(raw) == is_
+    assert read_usage(raw) == is_
+
+
+def read_usage(raw: Any) -> Usage | None:
+    """Of a prompt that we count as 100 tokens, a text as 20, and thoughts as 10; None for a contradiction too."""
+    try:
+        return to_usage(raw, own_input=100, own_output=20, own_thoughts=10)
+    except Contradiction:
+        return None
 
 
 @pytest.mark.parametrize(
@@ -121,8 +141,8 @@ def test_a_usage_becomes_disjoint_classes(raw: Any, is_: Usage | None) -> None:
         usage("10", 5),
         usage(10, 5, "15"),
         usage(ABSURD + 1, 5),
-        usage(10, None),
         usage(10, None, 5),
+        usage(10, 5, 16, 0, 3),
         {"prompt_tokens": 1, "completion_tokens": 1, "prompt_tokens_details": 7},
     ],
 )
@@ -136,14 +156,13 @@ def test_no_usage_bills_more_than_was_reported(
     prompt: Any, completion: Any, total: Any, cached: Any, reasoning: Any
 ) -> None:
     raw = usage(prompt, completion, total, cached, reasoning)
-    try:
-        found = to_usage(raw)
-    except Contradiction:
-        return
-    if found is None:
+    if (found := read_usage(raw)) is None:
         return
     assert min(found.input, found.cached, found.output, found.thoughts) >= 0
-    assert found.total == (total if total is not None else prompt + completion)
+    if total is None and None in (prompt, completion):
+        assert found.estimated
+    else:
+        assert found.total == (total if total is not None else prompt + completion)
     assert found.total <= 2 * ABSURD
 
 
