@@ -201,9 +201,9 @@ def sane(usage: Usage) -> bool:
     return min(usage.input, usage.cached, usage.output, usage.thoughts) >= 0
 
 
-def prices_of(price: Price) -> dict[str, int]:
+def prices_of(job: Job) -> dict[str, int]:
     """As its receipt lists them: what was quoted."""
-    match price:
+    match price_from_json(json.loads(job.price or '{"per": "free"}')):
         case PerToken(input=given, cached=cached, output=output):
             return {"input": given, "cached": cached, "output": output}
         case PerRequest(msat=msat):
