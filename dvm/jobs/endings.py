@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 
 from dvm.jobs.admission import ErrorCode
 from dvm.jobs.outbox import Outbox
-from dvm.jobs.run import Run, metered, prices_of
+from dvm.jobs.run import Run, metered, price_of, prices_of
 from dvm.jobs.shop import Shop, publication
 from dvm.jobs.watching.spending import Spending
 from dvm.ledger import Finished, Job, JobState, Link, Metered, Publication, ReceiptMaker
@@ -19,17 +19,20 @@ from dvm.nip90 import Answers, Finish, InvalidRequest, JobRequest, Work, input_s
 from dvm.nip90 import text_sha256 as sha256_of
 from dvm.nostr.encryption import EncryptError
 from dvm.nostr.event import Event
+from dvm.pricing import Price
 
 log = logging.getLogger(__name__)
 
 
 class Endings:
-    """Every way in which a job that was paid for ends."""
+    """Every way in which a job that was paid for ends. `ended` is called with the id of each whose end may stand
+    against a promise: it is given up, or its answer is ready."""
 
     def __init__(self, shop: Shop, outbox: Outbox, spending: Spending) -> None:
         self._shop = shop
         self._outbox = outbox
         self._spending = spending
+        self.ended: Callable[[str], None] = lambda _job: None
 
     async def bill(self, run: Run, to: JobState, event: Event, role: str, finish: Finish) -> None:
         """running → delivered, failed or cancelled: bill what was used, return the rest, publish `event`."""
@@ -38,7 +41,7 @@ class Endings:
         made: list[Publication] = []
         used = run.used()
         result = event.id if role == "result" else None
-        work = _work(job, run.request, finish, used, run.answered(), result, run.text)
+        work = _work(job, run.request, run.price, finish, used, run.answered(), result, run.text)
         row = metered(job, used, finish, run.by)
         posting = await shop.store.post(
             job.id,
@@ -58,10 +61,11 @@ class Endings:
     async def finish(self, run: Run, event: Event, finish: Finish) -> None:
         """running → settling: keep the answer, unseen, until the money that was promised for it is ours."""
         used = run.used()
-        work = _work(run.job, run.request, finish, used, run.answered(), event.id, run.text)
+        work = _work(run.job, run.request, run.price, finish, used, run.answered(), event.id, run.text)
         answer = publication(event, "result", run.request.relays)
         finished = Finished(answer, run.cost(), metered(run.job, used, finish, run.by), _work_to_json(work))
         await self._shop.store.finish(run.job.id, finished, run.stamp)
+        self.ended(run.job.id)
 
     async def settle(self, job: Job, finished: Finished, msat: int) -> None:
         """settling → delivered: the wallet confirms `msat`. Raises ConflictError if it was done before."""
@@ -87,27 +91,27 @@ class Endings:
         *,
         to: JobState = JobState.FAILED,
         states: Collection[JobState] = HOLDING,
-        usage: Usage | None = None,
-        by: str = "",
-        stamp: int | None = None,
+        run: Run | None = None,
     ) -> None:
-        """Return all that stands behind a job, and say why. `usage` is what the model `by` used for nothing; `stamp`
-        the newest of its events, if the row does not know it. Raises ConflictError if it is in none of these
-        states any more."""
+        """Return all that stands behind a job, and say why. `run` is what its model has done for nothing. Raises
+        ConflictError if it is in none of these states any more."""
         shop = self._shop
-        request = self._request(job)
+        request = run.request if run else self._request(job)
         said: Sequence[Publication] = ()
-        stamp = next_second(shop.now(), job.stamp if stamp is None else stamp)
-        answers = shop.answers(request or Event.from_json(job.request))
+        stamp = next_second(shop.now(), run.stamp if run else job.stamp)
+        answers = run.answers if run else shop.answers(request or Event.from_json(job.request))
         relays = request.relays if request else ()
         try:
             said = (publication(answers.error(code, text, stamp), "error", relays),)
         except EncryptError:  # nothing leaves in clear instead
             log.warning("an error cannot be encrypted and is not sent", extra={"job": job.id})
         finish: Finish = "cancelled" if to is JobState.CANCELLED else "error"
+        usage = run.usage if run else None
         # Without the request the receipt tells of the payment alone.
-        work = None if request is None else _work(job, request, finish, usage)
-        row = None if usage is None else metered(job, usage, finish, by)
+        work = None
+        if request is not None:
+            work = _work(job, request, run.price if run else price_of(job), finish, usage)
+        row = metered(job, usage, finish, run.by) if run and usage else None
         made: list[Publication] = []
         await shop.store.void(
             job.id,
@@ -124,6 +128,7 @@ class Endings:
             self._spending.add(row, 0)
         self._outbox.send((*said, *made[-1:]))
         log.info(to.value, extra={"job": job.id, "code": code, "msat": 0})
+        self.ended(job.id)
 
     def _request(self, job: Job) -> JobRequest | None:
         try:
@@ -150,6 +155,7 @@ class Endings:
 def _work(
     job: Job,
     request: JobRequest,
+    price: Price,
     finish: Finish,
     usage: Usage | None,
     version: str = "",
@@ -166,7 +172,7 @@ def _work(
         result=result,
         output_sha256=sha256_of(text) if result else None,
         usage=usage,
-        prices=prices_of(job),
+        prices=prices_of(price),
     )
 
 

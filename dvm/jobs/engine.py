@@ -41,6 +41,7 @@ class Engine:
         self.spending = Spending(shop)
         endings = Endings(shop, self.outbox, self.spending)
         self.promises = Promises(shop, endings, self._paid, self.settlements.credit)
+        endings.ended = self.promises.ended
         self.runner = Runner(shop, self.outbox, endings, self.promises)
         self.settlements.promises, self.promises.runs = self.promises, self.runner
         self.intake = Intake(shop, self.outbox, self.settlements, self.runner.start)

@@ -14,7 +14,7 @@ from dvm.ledger import Job, Metered
 from dvm.models import Blob, Chunk, Limits, Output, Prompt, Usage, approximate_text, approximate_tokens, estimate_tokens
 from dvm.models.router import Router
 from dvm.nip90 import Answers, Finish, JobRequest, next_second
-from dvm.pricing import PerRequest, PerToken, Price, cost, price_from_json
+from dvm.pricing import FREE, PerRequest, PerToken, Price, cost, price_from_json
 
 # A partial repeats the whole text, so each is at least this much longer than the last: all of them together
 # stay within four times the final text.
@@ -201,9 +201,14 @@ def sane(usage: Usage) -> bool:
     return min(usage.input, usage.cached, usage.output, usage.thoughts) >= 0
 
 
-def prices_of(job: Job) -> dict[str, int]:
+def price_of(job: Job) -> Price:
+    """What was quoted for a job, and is therefore billed."""
+    return price_from_json(json.loads(job.price)) if job.price else FREE
+
+
+def prices_of(price: Price) -> dict[str, int]:
     """As its receipt lists them: what was quoted."""
-    match price_from_json(json.loads(job.price or '{"per": "free"}')):
+    match price:
         case PerToken(input=given, cached=cached, output=output):
             return {"input": given, "cached": cached, "output": output}
         case PerRequest(msat=msat):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from collections.abc import Collection
 from contextlib import suppress
 
 from dvm.jobs.admission import ErrorCode
@@ -16,7 +14,7 @@ from dvm.jobs.kinds import Ask
 from dvm.jobs.kinds.declaration import WrongAnswer
 from dvm.jobs.outbox import Outbox
 from dvm.jobs.payments.promises import Promises
-from dvm.jobs.run import Run, sane
+from dvm.jobs.run import Run, price_of, sane
 from dvm.jobs.shop import Shop
 from dvm.jobs.transitions import (
     Answered,
@@ -34,10 +32,9 @@ from dvm.jobs.transitions import (
 from dvm.jobs.watching.trouble import ModelTrouble
 from dvm.ledger import ConflictError, Job, JobState, LedgerError
 from dvm.ledger.base import HOLDING
-from dvm.models import ModelError, Usage
+from dvm.models import ModelError
 from dvm.nip90 import AnswerTooLarge, InvalidRequest
 from dvm.nostr.encryption import EncryptError
-from dvm.pricing import price_from_json
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +98,7 @@ class Runner:
                 try:
                     # Not while it runs: it would go on, and tell its customer for nothing what it finds.
                     states = HOLDING - {JobState.RUNNING}
-                    await self._give_up(job, "cancelled", "", to=JobState.CANCELLED, states=states)
+                    await self._endings.give_up(job, "cancelled", "", to=JobState.CANCELLED, states=states)
                 except ConflictError:
                     log.debug("a job was claimed while it was cancelled", extra={"job": job_id})
                 else:
@@ -150,7 +147,7 @@ class Runner:
         """Go on with a job that the rows show as paid or running, and on which nobody works."""
         following = step(job.state, Restarted(attempts_left=job.attempts < self._shop.settings.attempts))
         if Effect.VOID in following.effects:
-            await self._give_up(job, "interrupted", "the work was interrupted too often")
+            await self._endings.give_up(job, "interrupted", "the work was interrupted too often")
         if Effect.RELEASE in following.effects:
             await self._shop.store.release(job.id, attempted=True)
         if Effect.RUN in following.effects:
@@ -194,17 +191,17 @@ class Runner:
         now = shop.now()
         job = await shop.store.claim(job_id, now + shop.settings.lease_seconds, now)
         if job_id in self._deleted:
-            await self._give_up(job, "cancelled", "", to=JobState.CANCELLED)
+            await self._endings.give_up(job, "cancelled", "", to=JobState.CANCELLED)
             return None
         try:
             run = await self._run_of(job)
         except InvalidRequest as error:  # what it names elsewhere has changed, say
             log.warning("a paid job cannot be run any more", extra={"job": job_id, "error": str(error)})
-            await self._give_up(job, error.code, error.text)
+            await self._endings.give_up(job, error.code, error.text)
             return None
         except KeyError as error:  # the operator has changed what is sold since it was paid for
             log.error("a paid job cannot be run any more", extra={"job": job_id, "error": repr(error)})
-            await self._give_up(job, *_UNAVAILABLE)
+            await self._endings.give_up(job, *_UNAVAILABLE)
             return None
         run.task = asyncio.current_task()
         self._runs[job_id] = run
@@ -262,7 +259,6 @@ class Runner:
         following = step(JobState.RUNNING, Answered(promised=run.promised))
         if Effect.FINISH in following.effects:
             await self._endings.finish(run, result, run.finish or "stop")
-            self._promises.ended(run.job.id)
         else:
             await self._endings.bill(run, following.state, result, "result", run.finish or "stop")
 
@@ -312,22 +308,7 @@ class Runner:
         return None
 
     async def _void(self, run: Run, following: Step, code: ErrorCode, text: str) -> None:
-        await self._give_up(run.job, code, text, to=following.state, usage=run.usage, by=run.by, stamp=run.stamp)
-
-    async def _give_up(
-        self,
-        job: Job,
-        code: ErrorCode,
-        text: str,
-        *,
-        to: JobState = JobState.FAILED,
-        states: Collection[JobState] = HOLDING,
-        usage: Usage | None = None,
-        by: str = "",
-        stamp: int | None = None,
-    ) -> None:
-        await self._endings.give_up(job, code, text, to=to, states=states, usage=usage, by=by, stamp=stamp)
-        self._promises.ended(job.id)
+        await self._endings.give_up(run.job, code, text, to=following.state, run=run)
 
     # Pieces
 
@@ -348,13 +329,13 @@ class Runner:
         ask = service.read(request, gathered, quoted)
         # The one whose price was quoted goes first, and the price stays whoever answers (money.md, rule 10).
         names = in_order(shop.router, service, request, ask, quoted)
-        price = price_from_json(json.loads(job.price or "{}"))
         promised = self._promises.pays(job.id)
 
         def asks(name: str) -> Ask:  # the system instruction may be another
             return ask if name == quoted else service.read(request, gathered, name)
 
-        return Run(job, request, shop.router, names, asks, price, shop.answers(request), job.stamp, promised=promised)
+        answers = shop.answers(request)
+        return Run(job, request, shop.router, names, asks, price_of(job), answers, job.stamp, promised=promised)
 
     def _say_processing(self, run: Run) -> None:
         if run.task is not None:

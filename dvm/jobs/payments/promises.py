@@ -187,11 +187,15 @@ class Promises:
             log.warning("a payment is about to go back: its job is stopped", extra={"job": job.id, "blocks_left": left})
             self.runs.desert(job.id)
         if Effect.VOID in following.effects:
-            await self._endings.give_up(job, "payment-lost", _GONE, to=following.state, states=(job.state,))
+            await self._give_up(job, following.state)
         if Effect.SETTLE in following.effects:
             await self._settle(job, payment)
         if Effect.REFUND in following.effects:
             await self._refund(job, payment)
+
+    async def _give_up(self, job: Job, to: JobState) -> None:
+        await self._endings.give_up(job, "payment-lost", _GONE, to=to, states=(job.state,))
+        self._due.discard(job.id)  # it is being looked at
 
     async def _settle(self, job: Job, payment: PendingPayment) -> None:
         wallet = self._shop.wallet
@@ -248,7 +252,7 @@ class Promises:
             self.runs.desert(job.id)
             return  # the run ends the job, and the next look the promise
         if Effect.VOID in following.effects:
-            await self._endings.give_up(job, "payment-lost", _GONE, to=following.state, states=(job.state,))
+            await self._give_up(job, following.state)
         if following.state in FINAL:
             await self._shop.store.cancelled_hold(payment.payment_hash, self._shop.now())
             log.info("sent back", extra={"payment_hash": payment.payment_hash, "job": job.id})
