@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dvm.admitting import build_policies, build_trust
+from dvm.admitting import Lists, build_policies, build_trust
 from dvm.announcer import Announcer
 from dvm.announcing import IDENTIFIER, drafts_of
 from dvm.building import (
@@ -67,6 +67,7 @@ class Daemon:
         self.lnurl = LnurlClient(allow_private=config.limits.allow_private_addresses)
         self.fetcher = build_fetcher(config.limits)
         self.files = build_files(config.files, self.keys)
+        self.lists = Lists(config)
         self.trust = build_trust(config, self.pool)
         self.relays = relays
         self.gateway: Gateway | None = None
@@ -94,7 +95,7 @@ class Daemon:
                 models=self.models,
                 services=self.services,
                 settings=build_settings(self.config),
-                policies=build_policies(self.config, self.trust),
+                policies=build_policies(self.config, self.lists, self.trust),
                 zaps=build_zaps(self.config),
                 lnurl=self.lnurl,
                 files=self.files,
@@ -106,6 +107,7 @@ class Daemon:
             self.engine = Engine(shop)
             if self.trust is not None:
                 self._background(self.trust.run(), "web of trust")
+            self._background(self.lists.watch(), "lists of keys")
             await self.engine.start()
             stack.push_async_callback(self.engine.stop)
             await self._open_gateway(shop)

@@ -35,7 +35,7 @@ _DVM_TOML = """\
 
 [identity]
 name = {name}
-about = "Text generation, paid by the token"
+about = "Answers, summaries, translations and transcripts, paid by the token"
 # picture = "https://example.com/picture.png"
 # lud16 = "name@example.com"
 nsec_file = {nsec_file}      # or the variable DVM_NSEC
@@ -47,8 +47,25 @@ nsec_file = {nsec_file}      # or the variable DVM_NSEC
 
 [[service]]
 kind = 5050                 # text generation
-{models:<28}# in order of preference; the customer may name one
+{models:<28}# in order of preference; the customer may name one, or "auto"
 price = "per-token"         # or {{ per_request = 21 }} in sats, or "free"
+
+[[service]]
+kind = 5001                 # summaries
+{models}
+price = "per-token"
+
+[[service]]
+kind = 5002                 # translations
+{models}
+price = "per-token"
+
+[[service]]
+kind = 5000                 # the text of pages, and of documents, pictures and sound, where the model takes them
+{models}
+price = "per-token"
+
+# Images (5100), speech (5250), and kinds of your own: docs/kinds.md
 
 [limits]                    # these are the defaults; 0 is no limit
 jobs_per_minute = 60        # per customer
@@ -57,6 +74,11 @@ open_quotes_total = 10000
 prompt_tokens = 100000
 concurrency = 32            # jobs running at once
 quote_minutes = 1440        # how long a price is kept
+
+# [admission]               # who is served; without this table everybody
+# deny_file = "deny.txt"    # an npub in each line; read again when it changes. There is allow_file as well
+# pow_bits = 20             # proof of work of strangers, unless they have a balance
+# follows_of = "npub1…"     # or only those whom this npub follows
 
 # [payouts]                 # customers may withdraw what they own, as far as the wallet can pay
 # enabled = true

@@ -48,6 +48,19 @@ def test_a_key_file_with_an_awkward_name_survives_init() -> None:
     assert tomllib.loads(starter.dvm_toml(name))["identity"]["nsec_file"] == name
 
 
+def test_every_line_of_the_starting_file_that_is_commented_out_is_a_key_of_its_table() -> None:
+    known = {"[[service]]": configuration.ServiceConfig, "[models": configuration.ModelConfig}
+    known |= {f"[{place[0]}]": table for place, table in configuration.DVM_TABLES.items() if len(place) == 1}
+    for wallet in get_args(starter.Wallet):
+        for model in get_args(starter.Model):
+            table: type[configuration.Table] = configuration.Config
+            for line in starter.dvm_toml(wallet=wallet, model=model).splitlines():
+                if heading := re.match(r"(?:# )?(\[\[?\w+\]?\]?)", line):
+                    table = known[heading[1]]
+                elif key := re.match(r"# (\w+) = ", line):
+                    assert key[1] in table.model_fields, line
+
+
 def documented() -> dict[str, dict[str, str]]:
     """Of docs/configuration.md: each table's keys, each with its default as written."""
     tables: dict[str, dict[str, str]] = {}

@@ -153,6 +153,5 @@ def _next(config: Path, relays: Path, data: Path, wallet: str, model: str) -> li
     return [
         *steps,
         f"dvm doctor{options}   (tries all of it, and says what to do)",
-        f"dvm announce{options}   (tells the world what you sell)",
-        f"dvm run{options}   (opens the shop)",
+        f"dvm run{options}   (opens the shop, and tells the world what you sell)",
     ]

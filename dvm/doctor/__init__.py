@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
+from dvm.admitting import Lists
 from dvm.building import build_models, build_zaps, offered
 from dvm.config import Config, Relays, load_config, load_relays, warnings
 from dvm.datadir import DataDir
@@ -66,7 +67,7 @@ async def examine(config: Path, relay_file: Path, data: Path, environ: Mapping[s
         for name, used in build_models(settings, secrets).items():
             checks.append(Check("model", name, partial(models.model, name, settings.models[name], used)))
         if loaded.relays:
-            announced = Announced(settings, loaded.relays, keys)
+            announced = Announced(settings, loaded.relays, keys, daemon=running)
             checks.append(Check("announcement", "", announced.check))
     checks.append(Check("database", str(data), partial(here.database, data)))
     found = await run(checks)
@@ -113,10 +114,16 @@ def _load(config: Path, relay_file: Path, environ: Mapping[str, str]) -> _Loaded
         loaded.problem("configuration", str(relay_file), error, MEND)
     if loaded.config is None:
         return loaded
+    usable = True
+    try:
+        Lists(loaded.config)
+    except ConfigError as error:
+        usable = False
+        loaded.problem("configuration", str(config), error, MEND)
     found = warnings(loaded.config)
     for text in found:
         loaded.warn("configuration", str(config), text)
-    if not found:
+    if usable and not found:
         loaded.findings.append(Finding("configuration", str(config), "ok", "it can be used"))
     try:
         secrets = load_secrets(loaded.config, environ, file=str(config))

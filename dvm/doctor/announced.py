@@ -15,9 +15,10 @@ SECONDS = 8.0
 
 
 class Announced:
-    """One question to each write relay, and one finding."""
+    """One question to each write relay, and one finding. `daemon`: whether one runs, with whatever files it read."""
 
-    def __init__(self, config: Config, relays: Relays, keys: Keys) -> None:
+    def __init__(self, config: Config, relays: Relays, keys: Keys, *, daemon: bool) -> None:
+        self._by_itself, self._daemon = config.identity.announce, daemon
         self._draft, *_ = drafts_of(config, relays, build_services(config))
         self._urls, self._keys = relays.write, keys
 
@@ -34,8 +35,14 @@ class Announced:
         if current and len(current) == len(newest):
             yield Finding("announcement", "", "ok", f"what is sold stands on {len(current)} of {of}")
         elif newest:
-            seen = f"{len(newest) - len(current)} of {of} have an older one than the files"
-            yield Finding("announcement", "", "warning", seen, "Run `dvm announce`.")
+            yield self._lacking(f"{len(newest) - len(current)} of {of} have an older one than the files")
         else:
-            seen = "no write relay has one: nobody can know what is sold here"
-            yield Finding("announcement", "", "warning", seen, "Run `dvm announce`.")
+            yield self._lacking("no write relay has one: nobody can know what is sold here")
+
+    def _lacking(self, seen: str) -> Finding:
+        if not self._by_itself:
+            return Finding("announcement", "", "warning", seen, "Run `dvm announce`: identity.announce is false.")
+        if not self._daemon:
+            return Finding("announcement", "", "ok", f"{seen}; `dvm run` will publish it")
+        what = "Restart the daemon if the files have changed since it began; else its log says what the relays answer."
+        return Finding("announcement", "", "warning", seen, what)

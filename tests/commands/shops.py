@@ -19,18 +19,22 @@ def write_shop(
     *,
     wallet: dict[str, Any] | None = None,
     models: dict[str, dict[str, Any]] | None = None,
+    identity: dict[str, Any] | None = None,
+    tables: dict[str, Any] | None = None,
     key: bool = True,
 ) -> Keys:
-    """`dvm.toml` and `relays.toml` with these relays, and a key in `data`; its keys."""
+    """`dvm.toml` and `relays.toml` with these relays, and a key in `data`; its keys. `tables` are further
+    ones."""
     models = models or {"echo": ECHO}
-    tables = {
-        "identity": {"name": "Shop", "about": "For tests", "nsec_file": "data/nsec"},
+    written = {
+        "identity": {"name": "Shop", "about": "For tests", "nsec_file": "data/nsec", **(identity or {})},
         "wallet": wallet or {"type": "paper"},
         "models": models,
         "service": [{"kind": 5050, "models": list(models), "price": "per-token"}],
+        **(tables or {}),
     }
     entries = [relay if isinstance(relay, dict) else {"url": relay} for relay in relays]
-    (directory / "dvm.toml").write_text(to_toml(tables))
+    (directory / "dvm.toml").write_text(to_toml(written))
     (directory / "relays.toml").write_text(to_toml({"relay": entries}))
     keys = Keys.generate()
     if key:

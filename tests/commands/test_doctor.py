@@ -212,6 +212,15 @@ def test_health_does_not_import_the_world(here: Path) -> None:
     assert heavy.isdisjoint(modules)
 
 
+def test_a_list_of_customers_that_cannot_be_used_is_found_before_the_daemon_is_started(here: Path, dvm: Runner) -> None:
+    write_shop(here, ["ws://127.0.0.1:9"], tables={"admission": {"deny_file": "deny.txt"}})
+    (here / "deny.txt").write_text("# spammers\nmallory\n")
+    ran = dvm("doctor", "--json")
+    found = [each for each in ran.json["checks"] if each["name"] == "configuration" and each["state"] == "failed"]
+    assert ran.code == 2
+    assert ["deny.txt: line 2" in each["seen"] for each in found] == [True]
+
+
 # How checks are run
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dvm.config import RelayConfig
+from dvm.datadir import DataDir
 from dvm.doctor import relays
 from dvm.doctor.clock import clock
 from dvm.doctor.findings import Finding, Steps
@@ -185,7 +186,7 @@ def test_without_any_relays_time_the_clock_is_not_called_right() -> None:
 
 async def test_what_is_announced_is_compared_with_the_files(here: Path, dvm: Runner) -> None:
     async with bad_relay() as one, bad_relay() as two:
-        write_shop(here, [one.url, two.url])
+        write_shop(here, [one.url, two.url], identity={"announce": False})
         assert "dvm announce" in (await doctor(dvm)).one("announcement")["advice"]
         assert (await asyncio.to_thread(dvm, "announce")).code == 0
         assert (await doctor(dvm)).one("announcement")["state"] == "ok"
@@ -193,6 +194,16 @@ async def test_what_is_announced_is_compared_with_the_files(here: Path, dvm: Run
         (here / "dvm.toml").write_text(raised)
         found = (await doctor(dvm)).one("announcement")
     assert (found["state"], "older" in found["seen"]) == ("warning", True)
+
+
+async def test_what_the_daemon_will_announce_by_itself_is_no_trouble_before_it_runs(here: Path, dvm: Runner) -> None:
+    async with bad_relay() as relay:
+        write_shop(here, [relay.url])
+        found = (await doctor(dvm)).one("announcement")
+        assert (found["state"], "dvm run" in found["seen"]) == ("ok", True)
+        with DataDir(here / "data").only_one():  # as a daemon holds it
+            found = (await doctor(dvm)).one("announcement")
+        assert (found["state"], "its log" in found["advice"]) == ("warning", True)
 
 
 async def test_a_relay_that_breaks_off_in_between_is_a_failure() -> None:

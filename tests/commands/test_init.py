@@ -31,7 +31,7 @@ def test_writes_both_files_and_a_key_for_its_owner_only(here: Path, dvm: Runner)
     assert mode(here / "data/nsec") == 0o600
     assert mode(here / "data") == 0o700
     assert Keys.parse((here / "data/nsec").read_text()).npub in ran.out
-    for step in ("DVM_NWC_URI", "GEMINI_API_KEY", "dvm doctor", "dvm announce", "dvm run"):
+    for step in ("DVM_NWC_URI", "GEMINI_API_KEY", "dvm doctor", "dvm run"):
         assert step in ran.out
 
 

@@ -22,7 +22,7 @@ from tests.jobs.kinds.asking import body_of, parts, request, understood
 from tests.toml_text import to_toml
 
 PAGE = (Path(__file__).parents[3] / "docs/kinds.md").read_text()
-PYTHON, PACKAGE, SERVICE = re.findall(r"^```(?:python|toml)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+_, PYTHON, PACKAGE, SERVICE = re.findall(r"^```(?:python|toml)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 ENTRIES = tomllib.loads(PACKAGE)["project"]["entry-points"][GROUP]
 DECLARED = {**KINDS, image.KIND.kind: image.KIND, speech.KIND.kind: speech.KIND}
 TABLES = {
