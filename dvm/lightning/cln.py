@@ -6,25 +6,24 @@ out). CLN has no hold invoices of its own. It hashes descriptions itself: a zap'
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Collection
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from dvm.lightning.base import Capabilities, Invoice, InvoiceState, Lookup, Payment, WalletError, WalletInfo
-from dvm.lightning.checks import check_asked, checked_invoice, cut, hash_of
-from dvm.lightning.cln_pay import Payer
+from dvm.lightning.base import Capabilities, Invoice, InvoiceState, Payment, WalletError, WalletInfo
+from dvm.lightning.checks import cut, hash_of
+from dvm.lightning.cln_pay import ClnPayer
 from dvm.lightning.cln_rpc import WAIT_TIMED_OUT, Rpc, RpcError, checked_rune, index_of, msat_of
 from dvm.lightning.cln_sweep import Sweep
-from dvm.lightning.hints import Hints
+from dvm.lightning.making import Asked
 from dvm.lightning.places import MAX_INDEX, Place
 from dvm.lightning.registry import Setup
 from dvm.lightning.rest import Rest, clean
 from dvm.lightning.retries import Retries
+from dvm.lightning.server_wallet import ServerWallet
 
 log = logging.getLogger(__name__)
 
@@ -54,61 +53,30 @@ class Options:
     max_backoff: float = 60.0
 
 
-class ClnWallet:
+class ClnWallet(ServerWallet):
     """A CLN node behind clnrest."""
 
     name = "cln"
 
-    def __init__(
-        self,
-        url: str,
-        rune: str | None,
-        data: Path,
-        *,
-        network: str | None = None,
-        tls_cert: Path | None = None,
-        options: Options | None = None,
-    ) -> None:
-        """`data`: where the place in the node's stream of payments is kept. `network`: what invoices must be
-        for, by default what the node says. Raises WalletError for a rune or a certificate that is none."""
-        self._options = options or Options()
-        headers = {"Rune": checked_rune(rune)}
-        self._rest = Rest(url, headers=headers, tls_cert=tls_cert, timeout=self._options.timeout)
-        self._rpc = Rpc(self._rest)
+    def __init__(self, setup: Setup, options: Options | None = None) -> None:
+        """As `[wallet]` configures it. Raises WalletError for a rune or a certificate that is none."""
+        self._options = options or Options(timeout=setup.timeout)
+        rest = Rest(
+            setup.address("clnrest, say https://localhost:3010"),
+            headers={"Rune": checked_rune(setup.secret)},
+            tls_cert=setup.tls_cert,
+            timeout=self._options.timeout,
+        )
+        self._rpc = Rpc(rest)
         self._sweep = Sweep(self._rpc)
-        self._payer = Payer(self._rpc, self._options.retry_for, self._options.pay_timeout)
-        self._data = data
-        self._network = network
-        self._hints = Hints()
+        super().__init__(rest, self._sweep, setup.network)
+        self._payer = ClnPayer(self._rpc, self._options.retry_for, self._options.pay_timeout)
+        self._data = setup.data
         self._early: list[str] | None = []  # invoices made before the stream has begun
-        self._started = self._heard = False
-        self._stream: asyncio.Task[None] | None = None
 
     @classmethod
     def from_setup(cls, setup: Setup) -> ClnWallet:
-        """As `[wallet]` configures it. Raises WalletError."""
-        if setup.url is None:
-            raise WalletError("failed", "wallet.url is missing: the address of clnrest, say https://localhost:3010")
-        return cls(
-            setup.url,
-            setup.secret,
-            setup.data,
-            network=setup.network,
-            tls_cert=setup.tls_cert,
-            options=Options(timeout=setup.timeout),
-        )
-
-    async def start(self) -> None:
-        self._started = True
-        self._listen()
-
-    async def close(self) -> None:
-        self._started = False
-        if self._stream is not None:
-            self._stream.cancel()
-            await asyncio.gather(self._stream, return_exceptions=True)
-        self._hints.close()
-        await self._rest.close()
+        return cls(setup)
 
     async def info(self) -> WalletInfo:
         """Its money is what its channels can send and receive; on-chain funds are not counted."""
@@ -129,50 +97,27 @@ class ClnWallet:
             capabilities=Capabilities(push=True, description_hash=True, pay=await self._payer.may_pay()),
         )
 
-    async def create_invoice(
-        self,
-        msat: int,
-        *,
-        description: str | None = None,
-        description_hash: str | None = None,
-        expiry: int,
-    ) -> Invoice:
-        check_asked(msat, description, description_hash, expiry)
-        if description is None:
+    async def _make(self, asked: Asked) -> Invoice:
+        if asked.description is None:
             raise WalletError("unsupported", "CLN hashes a description itself, and needs the text beside its hash")
-        params: dict[str, Any] = {"amount_msat": msat, "label": f"dvm-{uuid4().hex}", "expiry": expiry}
-        if description_hash is None:
-            description = cut(_ESCAPED.sub(" ", description))
-        else:
-            params["deschashonly"] = True
-        network = self._network or await self._learn_network()
-        told = await self._rpc.call("invoice", params | {"description": description})
-        invoice = checked_invoice(
-            told.get("bolt11"),
-            network=network,
-            msat=msat,
-            payment_hash=hash_of(told.get("payment_hash")),
-            description=description,
-            description_hash=description_hash,
-        )
+        hashed = asked.description_hash is not None
+        if not hashed:
+            asked = asked.saying(cut(_ESCAPED.sub(" ", asked.text)))
+        params = {
+            "amount_msat": asked.msat,
+            "label": f"dvm-{uuid4().hex}",
+            "description": asked.text,
+            "expiry": asked.expiry,
+        }
+        network = await self._expected_network()
+        told = await self._rpc.call("invoice", params | ({"deschashonly": True} if hashed else {}))
+        invoice = asked.made(told.get("bolt11"), network, hash_of(told.get("payment_hash")))
         if "warning_capacity" in told:
-            log.warning("wallet: the node's channels cannot receive %d msat: it lacks inbound liquidity", msat)
+            log.warning("wallet: the node's channels cannot receive %d msat: it lacks inbound liquidity", asked.msat)
         self._sweep.made(invoice.payment_hash)
         if self._early is not None and len(self._early) < _EARLY:
             self._early.append(invoice.payment_hash)
         return invoice
-
-    async def lookup(self, payment_hash: str) -> Lookup:
-        return await self._sweep.look_up(payment_hash)
-
-    async def lookup_many(self, payment_hashes: Collection[str], since: int) -> dict[str, Lookup]:
-        return await self._sweep.look_up_many(payment_hashes, since)
-
-    def settlements(self) -> AsyncIterator[str]:
-        reader = self._hints.read()
-        self._heard = True
-        self._listen()
-        return reader
 
     async def pay(self, bolt11: str, *, fee_limit_msat: int) -> Payment:
         return await self._payer.pay(bolt11, fee_limit_msat)
@@ -182,10 +127,8 @@ class ClnWallet:
 
     # --- the stream of payments ------------------------------------------------------------------------
 
-    def _listen(self) -> None:
-        """Begin once there is somebody to tell: a hint that nobody hears would move the place on."""
-        if self._started and self._heard and self._stream is None:
-            self._stream = asyncio.get_running_loop().create_task(self._follow_for_ever(), name="cln payments")
+    def _followers(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
+        return {"payments": self._follow_for_ever}
 
     async def _follow_for_ever(self) -> None:
         retries = Retries(log, self._options.backoff, self._options.max_backoff)
@@ -254,9 +197,8 @@ class ClnWallet:
                 return None
             raise
 
-    async def _learn_network(self) -> str:
-        self._network = _network(await self._rpc.call("getinfo"))
-        return self._network
+    async def _ask_network(self) -> str:
+        return _network(await self._rpc.call("getinfo"))
 
 
 def _network(told: dict[str, Any]) -> str:

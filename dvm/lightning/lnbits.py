@@ -12,9 +12,8 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,20 +21,20 @@ from dvm.lightning.base import (
     Capabilities,
     Invoice,
     InvoiceState,
-    Lookup,
     Payment,
     WalletError,
     WalletInfo,
 )
 from dvm.lightning.bolt11 import InvalidInvoice, decode
-from dvm.lightning.checks import check_asked, checked_invoice, cut, readable
-from dvm.lightning.hints import Hints
+from dvm.lightning.checks import cut, payable, readable
 from dvm.lightning.lnbits_push import Push
 from dvm.lightning.lnbits_rows import InvalidRow, Row
 from dvm.lightning.lnbits_sweep import LOOKUPS, PAGE, PAYMENTS, Sweep
+from dvm.lightning.making import Asked
 from dvm.lightning.places import Place
 from dvm.lightning.registry import Setup
 from dvm.lightning.rest import NotSent, Refused, Rest, clean, said, tls_context
+from dvm.lightning.server_wallet import ServerWallet
 
 log = logging.getLogger(__name__)
 
@@ -61,155 +60,97 @@ class Options:
     lookups: int = LOOKUPS
 
 
-class LnbitsWallet:
+class LnbitsWallet(ServerWallet):
     """A wallet of an LNbits server."""
 
     name = "lnbits"
 
-    def __init__(
-        self,
-        url: str,
-        key: str,
-        data: Path,
-        *,
-        network: str | None = None,
-        timeout: float = 30.0,
-        tls_cert: Path | None = None,
-        options: Options | None = None,
-    ) -> None:
-        """`network`: what its invoices must be for; by default what they are for when it is first seen.
-
-        Raises WalletError for a key or an address that can be none, and for a certificate that is none.
+    def __init__(self, setup: Setup, options: Options | None = None) -> None:
+        """As `[wallet]` configures it; what its invoices must be for is by default what they are for when it is first
+        seen. Raises WalletError for a key or an address that can be none, and for a certificate that is none.
         """
+        url, key = setup.address("LNbits"), setup.secret
+        if key is None:
+            raise WalletError("unauthorized", "the key of the LNbits wallet is missing: set DVM_LNBITS_KEY")
         if not _is_key(key):
             raise WalletError("unauthorized", "what DVM_LNBITS_KEY holds is no key of an LNbits wallet")
         parts = urlsplit(url)
         if parts.query or parts.path.rstrip("/").endswith("/wallet"):
             # What follows the question mark gives access to the whole account: it is not repeated.
             raise WalletError("failed", "wallet.url must be the address of LNbits alone, such as https://example.com")
-        self._rest = Rest(url, headers={"X-Api-Key": key}, tls_cert=tls_cert, timeout=timeout)
-        self._options = options or Options()
+        rest = Rest(url, headers={"X-Api-Key": key}, tls_cert=setup.tls_cert, timeout=setup.timeout)
+        self._options = options or Options(pay_timeout=max(setup.timeout, PAY_SECONDS))
+        self._sweep = Sweep(rest, page=self._options.page, lookups=self._options.lookups)
+        super().__init__(rest, self._sweep, setup.network)
         self._key = key
-        self._network = network
-        self._sweep = Sweep(self._rest, page=self._options.page, lookups=self._options.lookups)
-        self._hints = Hints()
-        self._read = asyncio.Event()  # somebody reads the hints
-        self._place = Place(data, self.name, url)
+        self._place = Place(setup.data, self.name, url)
         self._settled: float | None = None  # until when what has settled was told, by LNbits' clock
         self._told: dict[str, None] = {}  # of that, lately
         self._push = Push(
-            self._rest.url,
+            rest.url,
             self._listening_key,
             self._hints.tell,
             self._catch_up,
-            context=tls_context(tls_cert),
+            context=tls_context(setup.tls_cert),
             poll=self._options.poll,
             backoff=self._options.backoff,
             most=self._options.max_backoff,
         )
         self._push_key: str | None = None
         self._pushes: bool | None = None
-        self._listener: asyncio.Task[None] | None = None
 
     @classmethod
     def from_setup(cls, setup: Setup) -> LnbitsWallet:
-        """As `[wallet]` configures it. Raises WalletError."""
-        if setup.url is None:
-            raise WalletError("failed", "wallet.url is missing: the address of LNbits")
-        if setup.secret is None:
-            raise WalletError("unauthorized", "the key of the LNbits wallet is missing: set DVM_LNBITS_KEY")
-        return cls(
-            setup.url,
-            setup.secret,
-            setup.data,
-            network=setup.network,
-            timeout=setup.timeout,
-            tls_cert=setup.tls_cert,
-            options=Options(pay_timeout=max(setup.timeout, PAY_SECONDS)),
-        )
-
-    async def start(self) -> None:
-        if self._listener is None:
-            self._listener = asyncio.get_running_loop().create_task(self._listen(), name="lnbits push")
-
-    async def close(self) -> None:
-        if self._listener is not None:
-            self._listener.cancel()
-            await asyncio.gather(self._listener, return_exceptions=True)
-        self._hints.close()
-        await self._rest.close()
+        return cls(setup)
 
     async def info(self) -> WalletInfo:
         """LNbits tells neither its network nor how much it can receive: the network is read off an invoice,
         and for the first one, where there is none yet, one over a sat is made."""
         told = await self._wallet()
         name, balance = told.get("name"), told.get("balance")
-        if self._network is None:
-            self._network = await self._network_seen()
+        network = await self._expected_network()
         if self._pushes is None:
             self._pushes = await self._push.works()
         return WalletInfo(
             alias=clean(name) if isinstance(name, str) else "",
-            network=self._network,
+            network=network,
             balance_msat=balance if type(balance) is int else None,
             capabilities=Capabilities(push=self._pushes, description_hash=True, pay=_may_pay(told)),
         )
 
-    async def create_invoice(
-        self,
-        msat: int,
-        *,
-        description: str | None = None,
-        description_hash: str | None = None,
-        expiry: int,
-    ) -> Invoice:
-        # When this times out the invoice may exist all the same: nobody has seen it, so nobody pays it.
-        check_asked(msat, description, description_hash, expiry)
-        asked: dict[str, Any] = {"out": False, "unit": "sat", "amount": msat // 1_000, "expiry": expiry}
-        if description_hash is not None:
-            asked["description_hash"] = description_hash
-            if description is not None:  # some of the nodes behind LNbits want to hash it themselves
-                asked["unhashed_description"] = description.encode(errors="replace").hex()
+    async def _make(self, asked: Asked) -> Invoice:
+        order: dict[str, Any] = {
+            "out": False,
+            "unit": "sat",
+            "amount": asked.msat // 1_000,
+            "expiry": asked.expiry,
+        }
+        if asked.description_hash is not None:
+            order["description_hash"] = asked.description_hash
+            if asked.description is not None:  # some of the nodes behind LNbits want to hash it themselves
+                order["unhashed_description"] = asked.text.encode(errors="replace").hex()
         else:
-            # An empty one LNbits would replace by its own name.
-            description = asked["memo"] = cut(description or "") or " "
+            asked = asked.saying(cut(asked.text) or " ")  # an empty one LNbits would replace by its own name
+            order["memo"] = asked.text
         try:
-            told = await self._rest.post(PAYMENTS, asked)
+            told = await self._rest.post(PAYMENTS, order)
         except WalletError as error:
             raise _meant(error) from None
         if not isinstance(told, dict):
             raise WalletError("untrustworthy", "an answer that is no invoice")
         bolt11, named = told.get("bolt11"), told.get("payment_hash")
-        invoice = checked_invoice(
-            bolt11,
-            network=self._network or readable(bolt11, "untrustworthy").network,
-            msat=msat,
-            payment_hash=named.lower() if isinstance(named, str) else None,
-            description=description,
-            description_hash=description_hash,
-        )
-        self._network = self._network or decode(invoice.bolt11).network
+        network = self._network or readable(bolt11, "untrustworthy").network
+        invoice = asked.made(bolt11, network, named.lower() if isinstance(named, str) else None)
+        self._network = self._network or network
         self._sweep.made(invoice.payment_hash)
         return invoice
-
-    async def lookup(self, payment_hash: str) -> Lookup:
-        return await self._sweep.look_up(payment_hash)
-
-    async def lookup_many(self, payment_hashes: Collection[str], since: int) -> dict[str, Lookup]:
-        return await self._sweep.look_up_many(payment_hashes, since)
-
-    def settlements(self) -> AsyncIterator[str]:
-        self._read.set()
-        return self._hints.read()
 
     # --- paying ----------------------------------------------------------------------------------------
 
     async def pay(self, bolt11: str, *, fee_limit_msat: int) -> Payment:
         """As `Wallet.pay`. LNbits takes no fee limit: it spends at most a reserve of its own, which is set
         there (1 %, at least 2 sat) and which it tells. One that is larger than our limit is refused here."""
-        invoice = readable(bolt11)
-        if invoice.msat is None:
-            raise WalletError("failed", "the invoice leaves the amount open")
+        invoice, _ = payable(bolt11)
         if self._network is not None and invoice.network != self._network:
             raise WalletError("failed", f"an invoice for {invoice.network}, and the wallet is on {self._network}")
         if invoice.expires_at <= time.time():
@@ -272,8 +213,10 @@ class LnbitsWallet:
 
     # --- hints -----------------------------------------------------------------------------------------
 
+    def _followers(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
+        return {"push": self._listen}
+
     async def _listen(self) -> None:
-        await self._read.wait()
         kept = (await self._place.load()).get("settled_ms")
         self._settled = None if kept is None else kept / 1_000
         await self._push.run()
@@ -318,8 +261,8 @@ class LnbitsWallet:
             raise WalletError("untrustworthy", "an answer that is not LNbits': is wallet.url its address?")
         return told
 
-    async def _network_seen(self) -> str:
-        """The network of the newest invoice, or of one that is made for it. Raises WalletError."""
+    async def _ask_network(self) -> str:
+        """The network of the newest invoice, or of one that is made for it."""
         params = {"limit": 10, "sortby": "created_at", "direction": "desc", "amount[gt]": 0}
         try:
             told = await self._rest.get(PAYMENTS, params)

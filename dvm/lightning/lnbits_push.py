@@ -11,26 +11,19 @@ import logging
 import ssl
 from collections.abc import Awaitable, Callable
 from random import uniform
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
-import orjson
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import WebSocketException
 
 from dvm.lightning.base import WalletError
-from dvm.lightning.lnbits_rows import is_hash
+from dvm.lightning.checks import hash_of
+from dvm.lightning.websocket import open_websocket, read_object
 
 log = logging.getLogger(__name__)
 
 MAX_FRAME = 256 << 10  # bytes; a payment is about two thousand
-PING_SECONDS = 20.0
-OPEN_SECONDS = 10.0
 _STABLE_SECONDS = 30.0
-
-# What websockets logs has the path of the request in it, and so the key.
-_silent = logging.getLogger(f"{__name__}.silent")
-_silent.propagate = False
-_silent.disabled = True
 
 
 class Push:
@@ -43,7 +36,7 @@ class Push:
         heard: Callable[[str], None],
         catch_up: Callable[[], Awaitable[None]],
         *,
-        context: ssl.SSLContext | None,
+        context: ssl.SSLContext,
         poll: float,
         backoff: float,
         most: float,
@@ -84,32 +77,10 @@ class Push:
             return False  # ValueError: a redirect to another place
 
     async def _open(self) -> ClientConnection:
-        parts = urlsplit(self._url)
-        secure = parts.scheme == "https"
-        address = f"{'wss' if secure else 'ws'}://{parts.netloc}{parts.path}/api/v1/ws/"
-        return await connect(
-            address + quote(await self._key(), safe=""),
-            # With the host given, websockets follows no redirect to another one, which would get the key.
-            host=parts.hostname,
-            port=parts.port or (443 if secure else 80),
-            ssl=self._context if secure else None,
-            proxy=None,
-            compression=None,
-            max_size=MAX_FRAME,
-            open_timeout=OPEN_SECONDS,
-            ping_interval=PING_SECONDS,
-            ping_timeout=PING_SECONDS,
-            close_timeout=1.0,
-            user_agent_header="lightning-dvm",
-            logger=_silent,
-        )
+        path = "/api/v1/ws/" + quote(await self._key(), safe="")
+        return await open_websocket(self._url, path, context=self._context, max_frame=MAX_FRAME)
 
     def _take(self, message: str | bytes) -> None:
-        try:
-            told = orjson.loads(message)
-        except orjson.JSONDecodeError:
-            return
-        payment = told.get("payment") if isinstance(told, dict) else None
-        payment_hash = payment.get("payment_hash") if isinstance(payment, dict) else None
-        if isinstance(payment_hash, str) and is_hash(payment_hash):
+        payment = read_object(message).get("payment")
+        if isinstance(payment, dict) and (payment_hash := hash_of(payment.get("payment_hash"))) is not None:
             self._heard(payment_hash)

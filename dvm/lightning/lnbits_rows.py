@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from hashlib import sha256
 
 from dvm.lightning.base import UNKNOWN, InvoiceState, Lookup, Payment
 from dvm.lightning.bolt11 import MAX_MSAT
-
-is_hash = re.compile(r"[0-9a-f]{64}").fullmatch
+from dvm.lightning.checks import hash_of
+from dvm.lightning.nip47 import opens
 
 _STATES: Mapping[str, InvoiceState] = {
     "success": InvoiceState.SETTLED,
@@ -43,8 +41,9 @@ class Row:
         """Raises InvalidRow."""
         if not isinstance(raw, dict):
             raise InvalidRow("a payment that is no object")
-        payment_hash, msat, fee, status = raw.get("payment_hash"), raw.get("amount"), raw.get("fee"), raw.get("status")
-        if not isinstance(payment_hash, str) or not is_hash(payment_hash):
+        payment_hash, msat = hash_of(raw.get("payment_hash")), raw.get("amount")
+        fee, status = raw.get("fee"), raw.get("status")
+        if payment_hash is None:
             raise InvalidRow("a payment without a hash")
         if type(msat) is not int or not 0 < abs(msat) <= MAX_MSAT:
             raise InvalidRow("a payment without an amount")
@@ -56,7 +55,7 @@ class Row:
             _STATES.get(status, InvoiceState.UNKNOWN) if isinstance(status, str) else InvoiceState.UNKNOWN,
             _seconds(raw.get("updated_at")),
             bolt11 if isinstance(bolt11, str) else "",
-            preimage if isinstance(preimage, str) and opens(preimage, payment_hash) else None,
+            str(preimage) if opens(preimage, payment_hash) else None,
         )
 
     def received(self) -> Lookup:
@@ -74,14 +73,6 @@ class Row:
         if self.state is InvoiceState.SETTLED:
             return Payment(self.state, self.fee_msat, self.preimage)
         return Payment(self.state)
-
-
-def opens(preimage: str, payment_hash: str) -> bool:
-    """Whether this is the preimage of that hash."""
-    try:
-        return sha256(bytes.fromhex(preimage[:64])).hexdigest() == payment_hash and len(preimage) == 64
-    except ValueError:
-        return False
 
 
 def _seconds(value: object) -> float | None:

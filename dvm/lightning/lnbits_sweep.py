@@ -13,7 +13,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from dvm.lightning.base import UNKNOWN, InvoiceState, Lookup, Payment, WalletError
-from dvm.lightning.lnbits_rows import InvalidRow, Row, is_hash
+from dvm.lightning.checks import hash_of
+from dvm.lightning.lnbits_rows import InvalidRow, Row
 from dvm.lightning.rest import Refused, Rest
 
 log = logging.getLogger(__name__)
@@ -162,7 +163,7 @@ class Sweep:
 
     async def _row(self, payment_hash: str, *, incoming: bool) -> Row | bool:
         """The payment with that hash, in that direction; else whether it may exist all the same."""
-        if not is_hash(payment_hash):
+        if hash_of(payment_hash) is None:
             return False
         try:
             told = await self._rest.get(f"{PAYMENTS}/{payment_hash}")

@@ -15,13 +15,14 @@ from typing import Any
 
 from dvm.lightning.base import Capabilities, Invoice, InvoiceState, Lookup, Payment, WalletError, WalletInfo
 from dvm.lightning.bolt11 import MAX_MSAT
-from dvm.lightning.checks import check_asked, checked_invoice, cut
+from dvm.lightning.checks import cut, hash_of
 from dvm.lightning.hints import Hints
 from dvm.lightning.lnd_client import LndClient, grpc_error, hex32, is_unknown_thing, number, to_base64
 from dvm.lightning.lnd_invoices import LndInvoice, Lookups
 from dvm.lightning.lnd_macaroon import Macaroon, parse
 from dvm.lightning.lnd_payments import Payments
 from dvm.lightning.lnd_stream import HoldWatch, Pace, SettlementStream
+from dvm.lightning.making import Asked, MakesHoldInvoices
 from dvm.lightning.places import Place
 from dvm.lightning.registry import Setup
 from dvm.lightning.rest import Refused, Rest, clean
@@ -36,7 +37,7 @@ _NETWORKS = {"testnet4": "testnet"}
 _RPC, _INVOICES, _ROUTER = "/lnrpc.Lightning/", "/invoicesrpc.Invoices/", "/routerrpc.Router/"
 
 
-class LndWallet:
+class LndWallet(MakesHoldInvoices):
     """A wallet that is an LND node's."""
 
     name = "lnd"
@@ -131,23 +132,6 @@ class LndWallet:
             receivable_msat=receivable,
         )
 
-    # --- invoices --------------------------------------------------------------------------------------
-
-    async def create_invoice(
-        self,
-        msat: int,
-        *,
-        description: str | None = None,
-        description_hash: str | None = None,
-        expiry: int,
-    ) -> Invoice:
-        # When this times out the invoice may exist all the same: nobody has seen it, so nobody pays it.
-        check_asked(msat, description, description_hash, expiry)
-        network = await self._expected_network()
-        order, description = _order(msat, description, description_hash, expiry)
-        made = await self._client.post("/v1/invoices", order)
-        return self._made(made, network, msat, hex32(made, "r_hash"), description, description_hash)
-
     async def lookup(self, payment_hash: str) -> Lookup:
         return await self._lookups.one(payment_hash)
 
@@ -161,24 +145,6 @@ class LndWallet:
         return self._hints.read()
 
     # --- hold invoices ---------------------------------------------------------------------------------
-
-    async def create_hold_invoice(
-        self,
-        msat: int,
-        *,
-        payment_hash: str,
-        description: str | None = None,
-        description_hash: str | None = None,
-        expiry: int,
-    ) -> Invoice:
-        check_asked(msat, description, description_hash, expiry)
-        _check_hash(payment_hash)
-        network = await self._expected_network()
-        order, description = _order(msat, description, description_hash, expiry)
-        made = await self._client.post("/v2/invoices/hodl", {**order, "hash": to_base64(payment_hash)})
-        invoice = self._made(made, network, msat, payment_hash, description, description_hash)
-        self._holds.watch(payment_hash, invoice.expires_at, subscribe=True)
-        return invoice
 
     async def settle_hold(self, preimage: str) -> None:
         if not _HEX32(preimage):
@@ -197,7 +163,8 @@ class LndWallet:
             raise _without(error, preimage) from None
 
     async def cancel_hold(self, payment_hash: str) -> None:
-        _check_hash(payment_hash)
+        if hash_of(payment_hash) is None:
+            raise WalletError("failed", "a payment hash is 64 lowercase hex digits")
         try:
             await self._client.post("/v2/invoices/cancel", {"payment_hash": to_base64(payment_hash)})
         except Refused as error:
@@ -217,25 +184,21 @@ class LndWallet:
 
     # --- within ----------------------------------------------------------------------------------------
 
-    def _made(
-        self,
-        made: dict[str, Any],
-        network: str,
-        msat: int,
-        payment_hash: str,
-        description: str | None,
-        description_hash: str | None,
-    ) -> Invoice:
-        """What LND made, if it is what was asked for. Raises WalletError."""
-        invoice = checked_invoice(
-            made.get("payment_request"),
-            network=network,
-            msat=msat,
-            payment_hash=payment_hash,
-            description=description,
-            description_hash=description_hash,
-        )
+    async def _make(self, asked: Asked) -> Invoice:
+        network = await self._expected_network()
+        asked, order = _order(asked)
+        made = await self._client.post("/v1/invoices", order)
+        invoice = asked.made(made.get("payment_request"), network, hex32(made, "r_hash"))
         self._lookups.made(invoice.payment_hash)
+        return invoice
+
+    async def _make_hold(self, asked: Asked, payment_hash: str) -> Invoice:
+        network = await self._expected_network()
+        asked, order = _order(asked)
+        made = await self._client.post("/v2/invoices/hodl", {**order, "hash": to_base64(payment_hash)})
+        invoice = asked.made(made.get("payment_request"), network, payment_hash)
+        self._lookups.made(invoice.payment_hash)
+        self._holds.watch(payment_hash, invoice.expires_at, subscribe=True)
         return invoice
 
     def _on_push(self, payment_hash: str) -> None:
@@ -302,22 +265,14 @@ class LndWallet:
         return self._can_hold
 
 
-def _order(
-    msat: int, description: str | None, description_hash: str | None, expiry: int
-) -> tuple[dict[str, Any], str | None]:
-    """The invoice that LND is asked for, and the description as it will be. `private`: with hints to channels that
-    are not announced, without which a node that has no others could not be paid."""
-    order: dict[str, Any] = {"value_msat": str(msat), "expiry": str(expiry), "private": True}
-    if description_hash is not None:
-        order["description_hash"] = to_base64(description_hash)
-    else:
-        description = order["memo"] = cut(description or "")
-    return order, description
-
-
-def _check_hash(payment_hash: str) -> None:
-    if not _HEX32(payment_hash):
-        raise WalletError("failed", "a payment hash is 64 lowercase hex digits")
+def _order(asked: Asked) -> tuple[Asked, dict[str, Any]]:
+    """The invoice as it will be, and in LND's words. `private`: with hints to channels that are not announced, without
+    which a node that has no others could not be paid."""
+    order: dict[str, Any] = {"value_msat": str(asked.msat), "expiry": str(asked.expiry), "private": True}
+    if asked.description_hash is not None:
+        return asked, {**order, "description_hash": to_base64(asked.description_hash)}
+    asked = asked.saying(cut(asked.text))
+    return asked, {**order, "memo": asked.text}
 
 
 def _without(error: Refused, secret: str) -> WalletError:

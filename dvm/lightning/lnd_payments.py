@@ -11,12 +11,12 @@ import logging
 import time
 from contextlib import aclosing
 from dataclasses import dataclass
-from hashlib import sha256
 
 from dvm.lightning.base import InvoiceState, Payment, WalletError
 from dvm.lightning.bolt11 import MAX_MSAT
-from dvm.lightning.checks import readable
+from dvm.lightning.checks import hash_of, payable
 from dvm.lightning.lnd_client import LndClient, for_path, is_unknown_thing, number
+from dvm.lightning.nip47 import opens
 from dvm.lightning.rest import NotSent, Refused
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class _Attempt:
         fee, preimage = 0, None
         if state is InvoiceState.SETTLED:
             fee, preimage = number(raw, "fee_msat", MAX_MSAT), str(raw.get("payment_preimage"))
-            if not _opens(preimage, payment_hash):
+            if not opens(preimage, payment_hash):
                 raise WalletError("untrustworthy", "lnd's preimage is not the invoice's")
         return cls(Payment(state, fee, preimage), number(raw, "payment_index"), str(raw.get("failure_reason")))
 
@@ -65,9 +65,7 @@ class Payments:
 
     async def pay(self, bolt11: str, *, fee_limit_msat: int) -> Payment:
         """As `Wallet.pay`."""
-        said = readable(bolt11)
-        if said.msat is None:
-            raise WalletError("failed", "the invoice leaves the amount open")
+        said, _ = payable(bolt11)
         if not 0 <= fee_limit_msat <= MAX_MSAT:
             raise WalletError("failed", f"a fee limit of {fee_limit_msat} msat")
         try:
@@ -97,6 +95,8 @@ class Payments:
 
     async def payment(self, payment_hash: str) -> Payment:
         """As `Wallet.payment`."""
+        if hash_of(payment_hash) is None:
+            return _UNKNOWN
         try:
             attempt = await self._track(payment_hash)
         except WalletError as error:
@@ -171,10 +171,3 @@ def _final(attempt: _Attempt) -> Payment:
             raise WalletError("insufficient", "lnd's channels cannot send that much")
         log.info("wallet: a payment has failed: %s", attempt.reason[:60])
     return attempt.payment
-
-
-def _opens(preimage: str, payment_hash: str) -> bool:
-    try:
-        return sha256(bytes.fromhex(preimage)).hexdigest() == payment_hash
-    except ValueError:
-        return False

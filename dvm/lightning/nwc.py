@@ -26,8 +26,9 @@ from dvm.lightning.base import (
     WalletInfo,
 )
 from dvm.lightning.bolt11 import MAX_MSAT
-from dvm.lightning.checks import check_asked, checked_invoice, cut, readable
+from dvm.lightning.checks import cut, payable
 from dvm.lightning.hints import Hints
+from dvm.lightning.making import Asked, MakesHoldInvoices
 from dvm.lightning.nip47 import Connection, InvalidAnswer, InvalidConnection, Transaction
 from dvm.lightning.nwc_client import NotSent, NwcClient, Options
 from dvm.lightning.nwc_sweep import Sweep
@@ -52,7 +53,7 @@ _NETWORKS = {
 }
 
 
-class NwcWallet:
+class NwcWallet(MakesHoldInvoices):
     """A wallet behind a NIP-47 connection."""
 
     name = "nwc"
@@ -127,20 +128,6 @@ class NwcWallet:
             ),
         )
 
-    async def create_invoice(
-        self,
-        msat: int,
-        *,
-        description: str | None = None,
-        description_hash: str | None = None,
-        expiry: int,
-    ) -> Invoice:
-        invoice = await self._make("make_invoice", {}, msat, description, description_hash, expiry)
-        self._plain[invoice.payment_hash] = None
-        if len(self._plain) > _PLAIN:
-            del self._plain[next(iter(self._plain))]
-        return invoice
-
     async def lookup(self, payment_hash: str) -> Lookup:
         found = await self._sweep.look_up(payment_hash)
         if found.state in (InvoiceState.SETTLED, InvoiceState.FAILED):
@@ -165,9 +152,7 @@ class NwcWallet:
     async def pay(self, bolt11: str, *, fee_limit_msat: int) -> Payment:
         """As `Wallet.pay`. NIP-47 has no fee limit: it is the wallet's own that holds, and `fee_msat` tells
         what it was. Asking again for the same invoice is safe, and how an UNKNOWN is cleared up."""
-        said = readable(bolt11)
-        if said.msat is None:
-            raise WalletError("failed", "the invoice leaves the amount open")
+        said, _ = payable(bolt11)
         if said.expires_at <= time.time():
             # It may have been paid before: what is known of it counts more than the clock.
             return await self._outcome(said.payment_hash, WalletError("failed", "the invoice has expired"))
@@ -232,24 +217,6 @@ class NwcWallet:
 
     # --- hold invoices ---------------------------------------------------------------------------------
 
-    async def create_hold_invoice(
-        self,
-        msat: int,
-        *,
-        payment_hash: str,
-        description: str | None = None,
-        description_hash: str | None = None,
-        expiry: int,
-    ) -> Invoice:
-        if not nip47.is_hex32(payment_hash):
-            raise WalletError("failed", "a payment hash is 64 lowercase hex digits")
-        params = {"payment_hash": payment_hash, "min_cltv_expiry_delta": self._options.hold_blocks}
-        invoice = await self._make("make_hold_invoice", params, msat, description, description_hash, expiry)
-        if invoice.payment_hash != payment_hash:
-            raise WalletError("untrustworthy", "the wallet made a hold invoice over another payment hash")
-        self._open_holds.add(payment_hash)
-        return invoice
-
     async def settle_hold(self, preimage: str) -> None:
         if not nip47.is_hex32(preimage):
             raise WalletError("failed", "a preimage is 64 lowercase hex digits")
@@ -274,35 +241,33 @@ class NwcWallet:
 
     # --- within ----------------------------------------------------------------------------------------
 
-    async def _make(
-        self,
-        method: str,
-        params: dict[str, object],
-        msat: int,
-        description: str | None,
-        description_hash: str | None,
-        expiry: int,
-    ) -> Invoice:
-        """The invoice that `method` makes. When this times out the invoice may exist all the same: nobody has
-        seen it, so nobody pays it."""
-        check_asked(msat, description, description_hash, expiry)
+    async def _make(self, asked: Asked) -> Invoice:
+        invoice = await self._made_by("make_invoice", {}, asked)
+        self._plain[invoice.payment_hash] = None
+        if len(self._plain) > _PLAIN:
+            del self._plain[next(iter(self._plain))]
+        return invoice
+
+    async def _make_hold(self, asked: Asked, payment_hash: str) -> Invoice:
+        params = {"payment_hash": payment_hash, "min_cltv_expiry_delta": self._options.hold_blocks}
+        invoice = await self._made_by("make_hold_invoice", params, asked)
+        if invoice.payment_hash != payment_hash:
+            raise WalletError("untrustworthy", "the wallet made a hold invoice over another payment hash")
+        self._open_holds.add(payment_hash)
+        return invoice
+
+    async def _made_by(self, method: str, params: dict[str, object], asked: Asked) -> Invoice:
+        """The invoice that `method` makes. Raises WalletError."""
         network = await self._expected_network()
-        params = params | {"amount": msat, "expiry": expiry}
-        if description_hash is not None:
-            params["description_hash"] = description_hash
-            description = None
+        params = params | {"amount": asked.msat, "expiry": asked.expiry}
+        if asked.description_hash is not None:
+            params["description_hash"] = asked.description_hash
         else:
-            description = params["description"] = cut(description or "")
+            asked = asked.saying(cut(asked.text))
+            params["description"] = asked.text
         result = await self._client.request(method, params)
         named = result.get("payment_hash")
-        invoice = checked_invoice(
-            result.get("invoice"),
-            network=network,
-            msat=msat,
-            payment_hash=named.lower() if isinstance(named, str) else None,
-            description=description,
-            description_hash=description_hash,
-        )
+        invoice = asked.made(result.get("invoice"), network, named.lower() if isinstance(named, str) else None)
         self._open[invoice.payment_hash] = invoice
         return invoice
 

@@ -21,8 +21,8 @@ from dvm.lightning.base import (
     WalletErrorCode,
     WalletInfo,
 )
-from dvm.lightning.checks import check_asked
 from dvm.lightning.hints import Hints
+from dvm.lightning.making import Asked, MakesHoldInvoices
 from dvm.lightning.paper_node import ALIAS, NETWORK, SOCKET, PaperInvoice, PaperNode, Refused
 from dvm.lightning.registry import Setup
 
@@ -42,7 +42,7 @@ class Faults:
     lose_answers: bool = False  # settle_hold and cancel_hold are done, and raise `unreachable`
 
 
-class PaperWallet:
+class PaperWallet(MakesHoldInvoices):
     """One wallet of a paper node, in this process.
 
     `owns`: the node is closed with it. `listen`: other processes may pay through the node's socket.
@@ -104,22 +104,6 @@ class PaperWallet:
             capabilities=Capabilities(push=True, description_hash=True, pay=True, hold=True),
         )
 
-    async def create_invoice(
-        self,
-        msat: int,
-        *,
-        description: str | None = None,
-        description_hash: str | None = None,
-        expiry: int,
-    ) -> Invoice:
-        check_asked(msat, description, description_hash, expiry)
-        await self._strike()
-        return _invoice(
-            self.node.make(
-                self._wallet, msat, description=description, description_hash=description_hash, expiry=expiry
-            )
-        )
-
     async def lookup(self, payment_hash: str) -> Lookup:
         return (await self.lookup_many([payment_hash], 0))[payment_hash]
 
@@ -165,28 +149,6 @@ class PaperWallet:
 
     # --- hold invoices ---------------------------------------------------------------------------------
 
-    async def create_hold_invoice(
-        self,
-        msat: int,
-        *,
-        payment_hash: str,
-        description: str | None = None,
-        description_hash: str | None = None,
-        expiry: int,
-    ) -> Invoice:
-        check_asked(msat, description, description_hash, expiry)
-        await self._strike()
-        return _invoice(
-            self.node.make(
-                self._wallet,
-                msat,
-                description=description,
-                description_hash=description_hash,
-                expiry=expiry,
-                payment_hash=payment_hash,
-            )
-        )
-
     async def settle_hold(self, preimage: str) -> None:
         await self._strike()
         self.node.settle(self._wallet, preimage)
@@ -198,6 +160,21 @@ class PaperWallet:
         self._lose_answer()
 
     # --- within ----------------------------------------------------------------------------------------
+
+    async def _make(self, asked: Asked) -> Invoice:
+        return await self._make_hold(asked, None)
+
+    async def _make_hold(self, asked: Asked, payment_hash: str | None) -> Invoice:
+        await self._strike()
+        made = self.node.make(
+            self._wallet,
+            asked.msat,
+            description=asked.description,
+            description_hash=asked.description_hash,
+            expiry=asked.expiry,
+            payment_hash=payment_hash,
+        )
+        return Invoice(made.bolt11, made.payment_hash, made.msat, made.created_at, made.expires_at)
 
     def _pays(self, invoice: PaperInvoice) -> bool:
         return invoice.payer == self._wallet and invoice.paid_at is not None
@@ -237,10 +214,6 @@ class PaperWallet:
             await asyncio.sleep(self.faults.delay)
         if self.faults.error is not None:
             raise WalletError(self.faults.error, "so ordered by a test")
-
-
-def _invoice(made: PaperInvoice) -> Invoice:
-    return Invoice(made.bolt11, made.payment_hash, made.msat, made.created_at, made.expires_at)
 
 
 def _payment(invoice: PaperInvoice) -> Payment:

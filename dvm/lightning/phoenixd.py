@@ -10,24 +10,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
 
-from dvm.lightning.base import Capabilities, Invoice, InvoiceState, Lookup, Payment, WalletError, WalletInfo
+from dvm.lightning.base import Capabilities, Invoice, InvoiceState, Payment, WalletError, WalletInfo
 from dvm.lightning.bolt11 import MAX_MSAT
-from dvm.lightning.checks import check_asked, checked_invoice, hash_of
-from dvm.lightning.hints import Hints
-from dvm.lightning.phoenixd_pay import Payer
+from dvm.lightning.checks import hash_of
+from dvm.lightning.making import Asked
+from dvm.lightning.phoenixd_pay import PhoenixdPayer
 from dvm.lightning.phoenixd_push import Push
 from dvm.lightning.phoenixd_received import Received
 from dvm.lightning.places import Place
 from dvm.lightning.registry import Setup
 from dvm.lightning.rest import Refused, Rest, clean, tls_context
 from dvm.lightning.retries import Retries
+from dvm.lightning.server_wallet import ServerWallet
 
 log = logging.getLogger(__name__)
 
@@ -57,64 +57,30 @@ class Options:
     max_backoff: float = 60.0
 
 
-class PhoenixdWallet:
+class PhoenixdWallet(ServerWallet):
     """A phoenixd."""
 
     name = "phoenixd"
 
-    def __init__(
-        self,
-        url: str,
-        password: str | None,
-        data: Path,
-        *,
-        network: str | None = None,
-        tls_cert: Path | None = None,
-        options: Options | None = None,
-    ) -> None:
-        """`data`: where it is kept up to when its payments are known. `network`: what invoices must be for,
-        by default what it says. Raises WalletError for a certificate that is none."""
-        if not password:
+    def __init__(self, setup: Setup, options: Options | None = None) -> None:
+        """As `[wallet]` configures it. Raises WalletError for a certificate that is none."""
+        url = setup.address("phoenixd, say http://127.0.0.1:9740")
+        if not setup.secret:
             raise WalletError("unauthorized", "the password is missing: http-password in phoenix.conf")
-        self._options = options or Options()
-        auth = httpx.BasicAuth("", password)
-        self._rest = Rest(url, auth=auth, tls_cert=tls_cert, timeout=self._options.timeout)
-        self._received = Received(self._rest)
-        self._payer = Payer(self._rest, self._options.pay_timeout)
-        self._push = Push(url, password, tls_context(tls_cert), self._on_push, self._options)
-        self._data = data
-        self._network = network
-        self._hints = Hints()
+        self._options = options or Options(timeout=setup.timeout)
+        auth = httpx.BasicAuth("", setup.secret)
+        rest = Rest(url, auth=auth, tls_cert=setup.tls_cert, timeout=self._options.timeout)
+        self._received = Received(rest)
+        super().__init__(rest, self._received, setup.network)
+        self._payer = PhoenixdPayer(rest, self._options.pay_timeout)
+        self._push = Push(url, setup.secret, tls_context(setup.tls_cert), self._on_push, self._options)
+        self._data = setup.data
         self._wake = asyncio.Event()
         self._pushed: dict[str, None] = {}
-        self._started = self._heard = False
-        self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
     def from_setup(cls, setup: Setup) -> PhoenixdWallet:
-        """As `[wallet]` configures it. Raises WalletError."""
-        if setup.url is None:
-            raise WalletError("failed", "wallet.url is missing: the address of phoenixd, say http://127.0.0.1:9740")
-        return cls(
-            setup.url,
-            setup.secret,
-            setup.data,
-            network=setup.network,
-            tls_cert=setup.tls_cert,
-            options=Options(timeout=setup.timeout),
-        )
-
-    async def start(self) -> None:
-        self._started = True
-        self._listen()
-
-    async def close(self) -> None:
-        self._started = False
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._hints.close()
-        await self._rest.close()
+        return cls(setup)
 
     async def info(self) -> WalletInfo:
         told = await self._object("/getinfo")
@@ -127,44 +93,18 @@ class PhoenixdWallet:
             capabilities=Capabilities(push=True, description_hash=True, pay=await self._payer.may_pay()),
         )
 
-    async def create_invoice(
-        self,
-        msat: int,
-        *,
-        description: str | None = None,
-        description_hash: str | None = None,
-        expiry: int,
-    ) -> Invoice:
-        check_asked(msat, description, description_hash, expiry)
-        asked = {"amountSat": str(msat // 1000), "expirySeconds": str(expiry), "externalId": EXTERNAL_ID}
-        if description_hash is not None:
-            asked["descriptionHash"] = description_hash
+    async def _make(self, asked: Asked) -> Invoice:
+        order = {"amountSat": str(asked.msat // 1000), "expirySeconds": str(asked.expiry), "externalId": EXTERNAL_ID}
+        if asked.description_hash is not None:
+            order["descriptionHash"] = asked.description_hash
         else:
-            description = asked["description"] = _cut(description or "")
-        network = self._network or await self._learn_network()
-        told = await self._rest.call("POST", "/createinvoice", data=asked)
+            asked = asked.saying(_cut(asked.text))
+            order["description"] = asked.text
+        network = await self._expected_network()
+        told = await self._rest.call("POST", "/createinvoice", data=order)
         if not isinstance(told, dict):
             raise WalletError("untrustworthy", "createinvoice: an answer that is no object")
-        return checked_invoice(
-            told.get("serialized"),
-            network=network,
-            msat=msat,
-            payment_hash=hash_of(told.get("paymentHash")),
-            description=description,
-            description_hash=description_hash,
-        )
-
-    async def lookup(self, payment_hash: str) -> Lookup:
-        return await self._received.look_up(payment_hash)
-
-    async def lookup_many(self, payment_hashes: Collection[str], since: int) -> dict[str, Lookup]:
-        return await self._received.look_up_many(payment_hashes, since)
-
-    def settlements(self) -> AsyncIterator[str]:
-        reader = self._hints.read()
-        self._heard = True
-        self._listen()
-        return reader
+        return asked.made(told.get("serialized"), network, hash_of(told.get("paymentHash")))
 
     async def pay(self, bolt11: str, *, fee_limit_msat: int) -> Payment:
         """As `Wallet.pay`. phoenixd takes no fee limit: its fee is known, and refused beforehand where it is
@@ -176,14 +116,8 @@ class PhoenixdWallet:
 
     # --- what comes in ---------------------------------------------------------------------------------
 
-    def _listen(self) -> None:
-        """Begin once there is somebody to tell: a hint that nobody hears would move the place on."""
-        if self._started and self._heard and not self._tasks:
-            loop = asyncio.get_running_loop()
-            self._tasks = [
-                loop.create_task(self._follow_for_ever(), name="phoenixd payments"),
-                loop.create_task(self._push.run(), name="phoenixd push"),
-            ]
+    def _followers(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
+        return {"payments": self._follow_for_ever, "push": self._push.run}
 
     async def _follow_for_ever(self) -> None:
         """List what has come, whenever a push says so and every `poll` seconds; a push alone is no news."""
@@ -246,9 +180,8 @@ class PhoenixdWallet:
             raise WalletError("untrustworthy", f"{path[1:]}: an answer that is no object")
         return told
 
-    async def _learn_network(self) -> str:
-        self._network = _network(await self._object("/getinfo"))
-        return self._network
+    async def _ask_network(self) -> str:
+        return _network(await self._object("/getinfo"))
 
 
 def _network(told: dict[str, Any]) -> str:

@@ -8,17 +8,15 @@ being paid. A payment is tried once, and its failure is for good.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakValueDictionary
 
 from dvm.lightning.base import InvoiceState, Payment, WalletError
 from dvm.lightning.bolt11 import MAX_MSAT, Bolt11
-from dvm.lightning.checks import hash_of, readable
 from dvm.lightning.nip47 import opens
+from dvm.lightning.payer import Listed, Payer
 from dvm.lightning.rest import NotSent, Refused, Rest, clean
 
 log = logging.getLogger(__name__)
@@ -37,132 +35,78 @@ def fee_of(msat: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Listed:
-    """What phoenixd says of a hash; `id` tells one payment for it from another."""
+class ListedPayment(Listed):
+    """What phoenixd says of a hash; `id` tells one payment for it from another, None where there is none."""
 
-    state: InvoiceState
-    fee_msat: int = 0
-    preimage: str | None = None
     id: str | None = None
 
 
-_STRANGE = _Listed(InvoiceState.UNKNOWN)
-
-
-class Payer:
+class PhoenixdPayer(Payer[ListedPayment]):
     """Outgoing payments."""
 
     def __init__(self, rest: Rest, timeout: float) -> None:
+        super().__init__()
         self._rest, self._timeout = rest, timeout
-        self._under_way: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._may: bool | None = None
         # What was asked for here without an answer: until when (monotonic) it may still arrive at phoenixd, and
         # the payment that was listed before.
         self._open: dict[str, tuple[float, str | None]] = {}
 
-    async def pay(self, bolt11: str, fee_limit_msat: int) -> Payment:
-        """As `Wallet.pay`."""
-        said = readable(bolt11)
-        if said.msat is None:
-            raise WalletError("failed", "the invoice leaves the amount open")
-        lock = self._under_way.setdefault(said.payment_hash, asyncio.Lock())
-        async with lock:
-            return await self._pay(bolt11, said, said.msat, fee_limit_msat)
-
-    async def payment(self, payment_hash: str) -> Payment:
-        """As `Wallet.payment`."""
-        if hash_of(payment_hash) is None:
-            return Payment(InvoiceState.UNKNOWN)
-        try:
-            listed = await self._listed(payment_hash)
-        except WalletError as error:
-            log.debug("wallet: a payment cannot be looked up: %s", error)
-            return Payment(InvoiceState.UNKNOWN)
-        until, before = self._open.get(payment_hash, (0.0, None))
-        if listed.state is InvoiceState.FAILED and listed.id == before and time.monotonic() < until:
-            return Payment(InvoiceState.UNKNOWN)  # that is the one before
-        return Payment(listed.state, listed.fee_msat, listed.preimage, known=listed.id is not None)
-
-    async def may_pay(self) -> bool:
-        """Whether the password is the one with full access: asked by paying nothing that could be paid, which
-        the limited one may not even ask. Raises WalletError."""
-        if self._may is None:
-            try:
-                await self._rest.call("POST", "/payinvoice", data={"invoice": ""})
-            except Refused as refused:
-                if refused.status not in (401, *_NOT_DONE):
-                    raise
-                self._may = refused.status != 401
-            else:
-                raise WalletError("untrustworthy", "payinvoice: done, without an invoice?")
-        return self._may
-
-    async def _pay(self, bolt11: str, said: Bolt11, msat: int, fee_limit_msat: int) -> Payment:
-        before = await self._listed(said.payment_hash)
-        if before.state in (InvoiceState.SETTLED, InvoiceState.PENDING):
-            return Payment(before.state, before.fee_msat, before.preimage)
+    async def _pay(self, bolt11: str, said: Bolt11, msat: int, before: ListedPayment, fee_limit_msat: int) -> Payment:
         if fee_of(msat) > fee_limit_msat:
             raise WalletError(
                 "failed",
                 f"phoenixd's fee is 0.4 % and 4 sat: {fee_of(msat)} msat for {msat} msat, and the limit is "
                 f"{fee_limit_msat} msat; payouts.fee_sats = 7 lets it pay any amount",
             )
-        self._note(said.payment_hash, before.id)
+        payment_hash = said.payment_hash
+        self._note(payment_hash, before.id)
         try:
             told = await self._rest.call("POST", "/payinvoice", data={"invoice": bolt11}, timeout=self._timeout)
         except NotSent:
-            self._open.pop(said.payment_hash, None)
+            self._ended(payment_hash)
             raise
         except Refused as refused:
             if refused.status == 401:
-                self._open.pop(said.payment_hash, None)
+                self._ended(payment_hash)
                 raise WalletError(
                     "restricted", "this password may not pay: take http-password of phoenix.conf, not the limited one"
                 ) from None
-            return await self._outcome(said.payment_hash, before, refused, over=refused.status in _NOT_DONE)
+            return await self._outcome(payment_hash, before, refused, over=refused.status in _NOT_DONE)
         except WalletError as error:
-            return await self._outcome(said.payment_hash, before, error, over=False)
-        if isinstance(told, dict) and opens(told.get("paymentPreimage"), said.payment_hash):
-            return await self._sent(said.payment_hash, told)
-        return await self._outcome(said.payment_hash, before, *_refused(told))
+            return await self._outcome(payment_hash, before, error, over=False)
+        if isinstance(told, dict) and opens(told.get("paymentPreimage"), payment_hash):
+            return await self._sent(payment_hash, told)
+        reason, over = _refused(told)
+        return await self._outcome(payment_hash, before, reason, over=over)
 
     async def _sent(self, payment_hash: str, told: dict[str, Any]) -> Payment:
         """Its answer has the fee in whole sats; the books have it in msat."""
-        self._open.pop(payment_hash, None)
-        fee = told.get("routingFeeSat")
-        fee = fee * 1000 if type(fee) is int and 0 <= fee < MAX_MSAT else 0
+        self._ended(payment_hash)
+        sats = told.get("routingFeeSat")
+        fee = sats * 1000 if type(sats) is int and 0 <= sats * 1000 <= MAX_MSAT else 0
         try:
-            listed = await self._listed(payment_hash)
+            listed = (await self._listed(payment_hash)).payment
             fee = listed.fee_msat if listed.state is InvoiceState.SETTLED else fee
         except WalletError as error:
             log.debug("wallet: a payment's exact fee cannot be learned: %s", error)
         return Payment(InvoiceState.SETTLED, fee, str(told["paymentPreimage"]))
 
-    async def _outcome(self, payment_hash: str, before: _Listed, error: WalletError, over: bool) -> Payment:
-        """What became of a payment that was answered with `error`, or not at all. `over`: it was a no."""
+    async def _ask_whether_it_may(self) -> bool:
+        """The limited password may not even ask to pay."""
         try:
-            listed = await self._listed(payment_hash)
-        except WalletError as again:
-            log.info("wallet: the outcome of a payment is open: %s; then %s", error, again)
-            return Payment(InvoiceState.UNKNOWN)
-        if listed.state in (InvoiceState.SETTLED, InvoiceState.PENDING):
-            return Payment(listed.state, listed.fee_msat, listed.preimage)
-        new = listed.id is not None and listed.id != before.id
-        if not over and not new:
-            return Payment(InvoiceState.UNKNOWN)
-        self._open.pop(payment_hash, None)
-        if new:
-            log.info("wallet: a payment has failed: %s", error)
-            return Payment(InvoiceState.FAILED)
-        raise error
+            await self._rest.call("POST", "/payinvoice", data={"invoice": ""})
+        except Refused as refused:
+            if refused.status not in (401, *_NOT_DONE):
+                raise
+            return refused.status != 401
+        raise WalletError("untrustworthy", "payinvoice: done, without an invoice?")
 
-    async def _listed(self, payment_hash: str) -> _Listed:
-        """Raises WalletError where phoenixd cannot be asked, or answers nonsense."""
+    async def _listed(self, payment_hash: str) -> ListedPayment:
         try:
             entry = await self._rest.get(f"/payments/outgoingbyhash/{payment_hash}")
         except Refused as refused:
             if refused.status == 404 and _NO_ENDPOINT not in str(refused):
-                return _STRANGE
+                return ListedPayment(Payment(InvoiceState.UNKNOWN, known=False))
             if refused.status == 404:
                 raise WalletError(
                     "unsupported", "this phoenixd does not tell what became of a payment: 0.5 or newer is needed"
@@ -171,12 +115,25 @@ class Payer:
         if not isinstance(entry, dict) or entry.get("paymentHash") != payment_hash:
             raise WalletError("untrustworthy", "outgoingbyhash: an answer about something else")
         id_, fee = str(entry.get("paymentId")), entry.get("fees")
-        fee = fee if type(fee) is int and 0 <= fee <= MAX_MSAT else 0
         if entry.get("isPaid") is True:
+            fee = fee if type(fee) is int and 0 <= fee <= MAX_MSAT else 0
             preimage = entry.get("preimage")
-            return _Listed(InvoiceState.SETTLED, fee, preimage if opens(preimage, payment_hash) else None, id_)
+            proof = str(preimage) if opens(preimage, payment_hash) else None
+            return ListedPayment(Payment(InvoiceState.SETTLED, fee, proof), id_)
         over = entry.get("isPaid") is False and type(entry.get("completedAt")) is int
-        return _Listed(InvoiceState.FAILED if over else InvoiceState.PENDING, id=id_)
+        return ListedPayment(Payment(InvoiceState.FAILED if over else InvoiceState.PENDING), id_)
+
+    def _meant(self, payment_hash: str, listed: ListedPayment) -> Payment:
+        until, before = self._open.get(payment_hash, (0.0, None))
+        if listed.payment.state is InvoiceState.FAILED and listed.id == before and time.monotonic() < until:
+            return Payment(InvoiceState.UNKNOWN)  # that is the one before
+        return listed.payment
+
+    def _has_failed(self, before: ListedPayment, listed: ListedPayment, over: bool) -> bool:
+        return listed.id is not None and listed.id != before.id
+
+    def _ended(self, payment_hash: str) -> None:
+        self._open.pop(payment_hash, None)
 
     def _note(self, payment_hash: str, before: str | None) -> None:
         self._open[payment_hash] = (time.monotonic() + self._timeout + _ARRIVES, before)

@@ -23,6 +23,12 @@ class Setup:
     timeout: float = 30.0
     tls_cert: Path | None = None
 
+    def address(self, example: str) -> str:
+        """The url. Raises WalletError, with an example of one, where there is none."""
+        if self.url is None:
+            raise WalletError("failed", f"wallet.url is missing: the address of {example}")
+        return self.url
+
 
 # type → module and the class in it, which has a classmethod `from_setup(setup) -> Wallet`. Imported when it
 # is asked for: nobody needs the code of five wallets.

@@ -11,7 +11,7 @@ import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypedDict, Unpack
 
 import httpx
 import orjson
@@ -38,6 +38,15 @@ class Refused(WalletError):
         super().__init__(code, text)
         self.status = status
         self.body = body if isinstance(body, dict) else {}
+
+
+class Request(TypedDict, total=False):
+    """What goes with a request. `timeout`: seconds, in place of the client's own."""
+
+    params: Mapping[str, Any] | None
+    json: Any
+    data: Mapping[str, str] | None
+    timeout: float | None
 
 
 class Rest:
@@ -81,40 +90,27 @@ class Rest:
     async def post(self, path: str, json: Any = None, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109
         return await self.call("POST", path, json=json, timeout=timeout)
 
-    async def call(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, Any] | None = None,
-        json: Any = None,
-        data: Mapping[str, str] | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109
-    ) -> Any:
+    async def call(self, method: str, path: str, **request: Unpack[Request]) -> Any:
         """The JSON that the wallet answers. Raises WalletError: NotSent where nothing left, any other
         `unreachable` and `untrustworthy` (a 200 that is no JSON) where it may have been done all the same,
         Refused for an HTTP error."""
-        async with self.stream(method, path, params=params, json=json, data=data, timeout=timeout) as response:
+        async with self.stream(method, path, **request) as response:
             return await _json(response)
 
     @asynccontextmanager
-    async def stream(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, Any] | None = None,
-        json: Any = None,
-        data: Mapping[str, str] | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109
-        endless: bool = False,
-    ) -> AsyncIterator[httpx.Response]:
-        """An answer that is read as it comes, with a status of success. `endless`: one that may be silent for
-        as long as it likes. Raises as `call`."""
-        seconds = timeout or self._timeout
-        wait = httpx.Timeout(seconds, connect=min(seconds, 10.0), read=None if endless else seconds)
+    async def stream(self, method: str, path: str, **request: Unpack[Request]) -> AsyncIterator[httpx.Response]:
+        """An answer that is read as it comes, with a status of success. Raises as `call`."""
+        seconds = request.pop("timeout", None) or self._timeout
+        wait = httpx.Timeout(seconds, connect=min(seconds, 10.0))
         try:
-            async with self._client.stream(method, path, params=params, json=json, data=data, timeout=wait) as response:
+            async with self._client.stream(
+                method,
+                path,
+                params=request.get("params"),
+                json=request.get("json"),
+                data=request.get("data"),
+                timeout=wait,
+            ) as response:
                 if not response.is_success:
                     await _refuse(response, method, path)
                 yield response

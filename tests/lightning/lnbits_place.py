@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dvm.lightning.base import InvoiceState
 from dvm.lightning.lnbits import LnbitsWallet, Options
+from dvm.lightning.registry import Setup
 from tests.standins.lnbits_api import ADMIN, LnbitsNode, loopback
 from tests.standins.loopback import Loopback
 
@@ -43,7 +44,7 @@ async def place(
     node = LnbitsNode()
     server = loopback(node)
     await server.start()
-    wallet = LnbitsWallet(server.url, key, data, timeout=timeout, options=options)
+    wallet = LnbitsWallet(Setup(server.url, key, data, timeout=timeout), options)
     await wallet.start()
     try:
         yield Place(node, server, wallet)

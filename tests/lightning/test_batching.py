@@ -21,6 +21,7 @@ from dvm.lightning.lnd_macaroon import parse
 from dvm.lightning.nwc import NwcWallet
 from dvm.lightning.nwc_client import Options as NwcOptions
 from dvm.lightning.phoenixd import PhoenixdWallet
+from dvm.lightning.registry import Setup
 from tests.lightning import connected, lnbits_place, test_cln, test_lnd, test_phoenixd
 from tests.lightning.contract import PENDING, SETTLED
 from tests.standins.waiting import until
@@ -95,7 +96,7 @@ async def cln(data: Path) -> AsyncIterator[Place]:
 
         @asynccontextmanager
         async def again() -> AsyncIterator[Wallet]:
-            wallet = ClnWallet(server.url, test_cln.FULL, data, options=test_cln.QUICK)
+            wallet = ClnWallet(Setup(server.url, test_cln.FULL, data), test_cln.QUICK)
             async with _running(wallet):
                 yield wallet
 
@@ -112,7 +113,7 @@ async def lnbits(data: Path) -> AsyncIterator[Place]:
 
         @asynccontextmanager
         async def again() -> AsyncIterator[Wallet]:
-            wallet = LnbitsWallet(here.server.url, lnbits_place.ADMIN, data, options=options)
+            wallet = LnbitsWallet(Setup(here.server.url, lnbits_place.ADMIN, data), options)
             async with _running(wallet):
                 yield wallet
 
@@ -128,7 +129,7 @@ async def phoenixd(data: Path) -> AsyncIterator[Place]:
 
         @asynccontextmanager
         async def again() -> AsyncIterator[Wallet]:
-            wallet = PhoenixdWallet(server.url, test_phoenixd.FULL, data, options=test_phoenixd.QUICK)
+            wallet = PhoenixdWallet(Setup(server.url, test_phoenixd.FULL, data), test_phoenixd.QUICK)
             async with _running(wallet):
                 yield wallet
 

@@ -29,7 +29,7 @@ async def running(
     node = node or ClnNode()
     server = loopback(node)
     await server.start()
-    wallet = ClnWallet(server.url, rune, data, options=options, network=network)
+    wallet = ClnWallet(Setup(server.url, rune, data, network), options)
     await wallet.start()
     try:
         yield wallet, node, server
@@ -219,9 +219,9 @@ async def test_its_own_certificate_is_trusted_if_it_is_named_and_only_then(tmp_p
     certificate, key = own_certificate(tmp_path)
     server = loopback(ClnNode(), ssl_certfile=str(certificate), ssl_keyfile=str(key))
     await server.start()
-    trusting = ClnWallet(server.url, FULL, tmp_path, tls_cert=certificate, options=QUICK)
+    trusting = ClnWallet(Setup(server.url, FULL, tmp_path, tls_cert=certificate), QUICK)
     assert (await trusting.info()).network == "regtest"
-    wary = ClnWallet(server.url, FULL, tmp_path, options=QUICK)
+    wary = ClnWallet(Setup(server.url, FULL, tmp_path), QUICK)
     with pytest.raises(WalletError, match=r"cannot be verified: set wallet\.tls_cert_file .*ca\.pem of clnrest"):
         await wary.info()
     for wallet in (trusting, wary):

@@ -14,6 +14,7 @@ import pytest
 from dvm.lightning.base import InvoiceState, WalletError
 from dvm.lightning.bolt11 import decode
 from dvm.lightning.lnbits import LnbitsWallet, Options
+from dvm.lightning.registry import Setup
 from tests.lightning.contract import Bench, WalletContract
 from tests.standins.lnbits import Keys, Lnbits, running_lnbits
 from tests.standins.waiting import until
@@ -30,8 +31,8 @@ def lnbits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lnbits]:
 
 
 @asynccontextmanager
-async def connected(server: Lnbits, key: str, data: Path, **options: object) -> AsyncIterator[LnbitsWallet]:
-    wallet = LnbitsWallet(server.url, key, data, options=QUICK, **options)  # type: ignore[arg-type]
+async def connected(server: Lnbits, key: str, data: Path) -> AsyncIterator[LnbitsWallet]:
+    wallet = LnbitsWallet(Setup(server.url, key, data), QUICK)
     await wallet.start()
     try:
         yield wallet

@@ -13,6 +13,7 @@ import pytest
 from dvm.lightning import lnbits_sweep
 from dvm.lightning.base import InvoiceState
 from dvm.lightning.lnbits import LnbitsWallet
+from dvm.lightning.registry import Setup
 from tests.lightning.lnbits_place import LISTING, PAYMENTS, QUICK, Place, place
 from tests.standins.lnbits_api import ADMIN
 from tests.standins.waiting import until
@@ -77,7 +78,7 @@ async def test_what_settled_while_away_is_told_after_the_next_start(tmp_path: Pa
         for payment_hash in made[1:]:
             clock[0] += 100
             await here.node.customer_pays(payment_hash)
-        again = LnbitsWallet(here.server.url, ADMIN, tmp_path, options=QUICK)
+        again = LnbitsWallet(Setup(here.server.url, ADMIN, tmp_path), QUICK)
         await again.start()
         hints = again.settlements()
         try:

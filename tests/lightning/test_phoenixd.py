@@ -36,7 +36,7 @@ async def running(
     node = node or Phoenixd()
     server = loopback(node)
     await server.start()
-    wallet = PhoenixdWallet(server.url, password, data, options=options, network=network)
+    wallet = PhoenixdWallet(Setup(server.url, password, data, network), options)
     await wallet.start()
     try:
         yield wallet, node, server
