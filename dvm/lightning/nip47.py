@@ -7,7 +7,7 @@ raises anything but InvalidConnection (a URI) or InvalidAnswer (the rest).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Literal, cast
 from urllib.parse import parse_qsl, quote, urlsplit
@@ -146,7 +146,7 @@ class Answer:
     """A response's content: a result, or the error's code (NIP-47's own word) and text."""
 
     method: str
-    result: dict[str, Any]
+    result: dict[str, Any] = field(repr=False)  # the preimage of a payment, say
     error: str | None = None
     text: str = ""
 

@@ -130,6 +130,11 @@ class WalletContract:
         await bench.pay(invoice.bolt11)
         assert (await bench.wallet.payment(invoice.payment_hash)).state not in (SETTLED, FAILED)
 
+    async def test_what_is_no_hash_is_unknown(self, bench: Bench) -> None:
+        for nonsense in ("", "no hash", "ab" * 31, "../getinfo", "zz" * 32):
+            assert (await bench.wallet.payment(nonsense)).state is UNKNOWN
+            assert (await bench.wallet.lookup(nonsense)).state is UNKNOWN
+
     async def test_what_is_no_invoice_is_not_paid(self, bench: Bench) -> None:
         for nonsense in ("", "lnbcrt1", "not an invoice", "lnbc1" + "q" * 9_000):
             with pytest.raises(WalletError):

@@ -351,6 +351,23 @@ async def test_an_old_failure_is_for_good_after_a_restart_and_a_fresh_one_is_not
         assert (await wallet.payment(payment_hash)).state is FAILED
 
 
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        {"status": ["complete"]},
+        {"status": None},
+        {"status": "complete", "preimage": 7, "created_at": "now", "amount_msat": 1 << 70, "amount_sent_msat": []},
+    ],
+)
+async def test_a_listed_payment_that_cannot_be_read_is_no_failure(tmp_path: Path, nonsense: dict[str, object]) -> None:
+    async with running(tmp_path, ClnNode(paying="failed")) as (wallet, node, _):
+        bolt11 = node.customer_invoice(5_000)
+        await wallet.pay(bolt11, fee_limit_msat=1_000)
+        node.pays[0] |= nonsense
+        found = await wallet.payment(decode(bolt11).payment_hash)
+        assert (found.state is not FAILED, found.fee_msat, found.preimage) == (True, 0, None)
+
+
 async def test_two_who_pay_the_same_invoice_at_once_pay_it_once(tmp_path: Path) -> None:
     async with running(tmp_path) as (wallet, node, server):
         bolt11 = node.customer_invoice(5_000)

@@ -185,6 +185,12 @@ def test_a_payment_is_told_as_one(changes: dict[str, Any], state: InvoiceState) 
     assert Transaction.parse(transaction(type="outgoing")).sent("cd" * 32) is None
 
 
+def test_an_answer_does_not_show_its_preimage() -> None:
+    answer = Answer.parse(f'{{"result_type": "pay_invoice", "result": {{"preimage": "{"ab" * 32}"}}}}')
+    assert answer.result["preimage"] == "ab" * 32
+    assert "ab" * 32 not in repr(answer)
+
+
 def test_nothing_is_held_without_an_amount() -> None:
     with pytest.raises(InvalidAnswer, match="amount"):
         Transaction.parse(transaction(state="accepted", amount=0)).received(HASH)

@@ -336,6 +336,23 @@ async def test_a_request_that_may_be_lost_is_unknown_until_phoenixd_tells(
         assert (await wallet.pay(bolt11, fee_limit_msat=ENOUGH)).state is SETTLED
 
 
+@pytest.mark.parametrize("sats", [(1 << 63) // 1000 + 1, -1, 2.5, None, "7"])
+async def test_a_fee_that_no_book_could_hold_is_none(
+    tmp_path: Path, sats: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path, options=IMPATIENT) as (wallet, node, server):
+        bolt11 = node.customer_invoice(5_000)
+        answer = node._pay
+
+        async def lying(asked: dict[str, str]) -> dict[str, object]:
+            server.faults[f"/payments/outgoingbyhash/{decode(bolt11).payment_hash}"] = "500"
+            return await answer(asked) | {"routingFeeSat": sats}
+
+        monkeypatch.setattr(node, "_pay", lying)
+        paid = await wallet.pay(bolt11, fee_limit_msat=ENOUGH)
+        assert (paid.state, paid.fee_msat) == (SETTLED, 0)
+
+
 async def test_two_who_pay_the_same_invoice_at_once_pay_it_once(tmp_path: Path) -> None:
     async with running(tmp_path) as (wallet, node, server):
         bolt11 = node.customer_invoice(5_000)
