@@ -6,6 +6,7 @@ would carry the key elsewhere.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -20,6 +21,7 @@ from dvm.lightning.base import WalletError, WalletErrorCode
 
 MAX_ANSWER = 8 << 20  # bytes; a page of a thousand invoices is about one
 _SAID_CHARS = 200
+_PATIENCE = 3  # times its seconds, until an answer that comes in drips is given up
 
 _STATUS: Mapping[int, WalletErrorCode] = {401: "unauthorized", 403: "restricted", 404: "not_found", 429: "rate_limited"}
 
@@ -71,7 +73,8 @@ class Rest:
         self._timeout = timeout
         self._client = httpx.AsyncClient(
             base_url=self.url,
-            headers=dict(headers or {}),
+            # What is a few bytes on the wire shall be no more when it is read.
+            headers={**(headers or {}), "Accept-Encoding": "identity"},
             auth=auth,
             verify=tls_context(tls_cert),
             timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0)),
@@ -94,8 +97,12 @@ class Rest:
         """The JSON that the wallet answers. Raises WalletError: NotSent where nothing left, any other
         `unreachable` and `untrustworthy` (a 200 that is no JSON) where it may have been done all the same,
         Refused for an HTTP error."""
-        async with self.stream(method, path, **request) as response:
-            return await _json(response)
+        whole = _PATIENCE * (request.get("timeout") or self._timeout)
+        try:
+            async with asyncio.timeout(whole), self.stream(method, path, **request) as response:
+                return await _json(response)
+        except TimeoutError:  # each wait for more of it was short enough for httpx
+            raise WalletError("unreachable", f"{self.url}: no whole answer within {whole:g} s") from None
 
     @asynccontextmanager
     async def stream(self, method: str, path: str, **request: Unpack[Request]) -> AsyncIterator[httpx.Response]:
@@ -113,6 +120,7 @@ class Rest:
             ) as response:
                 if not response.is_success:
                     await _refuse(response, method, path)
+                _check_plain(response)
                 yield response
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise NotSent(f"{self.url}: {_connecting(error)}") from None
@@ -129,7 +137,13 @@ class Rest:
             raise NotSent("the wallet was closed") from error
 
 
+def _check_plain(response: httpx.Response) -> None:
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise WalletError("untrustworthy", "a compressed answer, which was not asked for")
+
+
 async def _read(response: httpx.Response) -> bytes:
+    _check_plain(response)
     body = bytearray()
     async for chunk in response.aiter_bytes():
         body += chunk
