@@ -11,7 +11,18 @@ from typing import Literal
 
 from dvm.jobs.kinds import Ask
 from dvm.ledger import Job, Metered
-from dvm.models import Blob, Chunk, Limits, Output, Prompt, Usage, approximate_text, approximate_tokens, estimate_tokens
+from dvm.models import (
+    Blob,
+    Chunk,
+    Limits,
+    ModelError,
+    Output,
+    Prompt,
+    Usage,
+    approximate_text,
+    approximate_tokens,
+    estimate_tokens,
+)
 from dvm.models.router import Router
 from dvm.nip90 import Answers, Finish, JobRequest, next_second
 from dvm.pricing import FREE, PerRequest, PerToken, Price, cost, price_from_json
@@ -27,10 +38,10 @@ MAX_FILE_BYTES = 32 << 20
 @dataclass(slots=True)
 class Run:
     """A job while its model runs. `names` are the models that may answer, in order, `asks` tells what each is asked,
-    and `by` is the one that was asked last. `stamp` is the newest `created_at` used for it; `promised`: a hold
-    invoice pays for it, so nothing of the answer is seen before that is settled. `ask` is what `by` was asked. Of a
-    job that `makes` images or speech `files` is what there is so far, and no text; `oversized`: it was more than is
-    ever delivered."""
+    `by` is the one that was asked last, and `error` how it has failed. `stamp` is the newest `created_at` used for
+    it; `promised`: a hold invoice pays for it, so nothing of the answer is seen before that is settled. `ask` is what
+    `by` was asked. Of a job that `makes` images or speech `files` is what there is so far, and no text; `oversized`:
+    it was more than is ever delivered."""
 
     job: Job
     request: JobRequest
@@ -48,6 +59,7 @@ class Run:
     usage: Usage | None = None
     finish: Finish | None = None
     by: str = ""
+    error: ModelError | None = None
     version: str = ""
     stopping: Literal["", "cancelled", "shutdown", "deserted"] = ""
     promised: bool = False
@@ -88,6 +100,11 @@ class Run:
             self.finish = "timeout"
 
     @property
+    def begun(self) -> bool:
+        """Whether a model works on it, or has: it neither waits for a place nor has failed."""
+        return bool(self.by) and self.error is None
+
+    @property
     def has_answer(self) -> bool:
         """Whether there is anything to send."""
         return bool(self.text or self.files or self.oversized)
@@ -118,14 +135,18 @@ class Run:
 
     async def _chunks(self, seconds: float | None, time: asyncio.Timeout) -> AsyncGenerator[str, None]:
         def asked(name: str) -> tuple[Prompt, Limits]:
-            self.by = name
+            self.by, self.error = name, None
             if seconds is not None:
                 time.reschedule(asyncio.get_running_loop().time() + seconds)
             self.ask = ask = self.asks(name)
             self.makes = ask.output
             return ask.prompt, ask.limits(self.job.max_output)
 
-        async with aclosing(self.router.stream(self.names, asked)) as chunks:
+        def failed(error: ModelError) -> None:
+            self.error = error
+            time.reschedule(None)  # the next one's time begins with it
+
+        async with aclosing(self.router.stream(self.names, asked, failed)) as chunks:
             async for _, chunk in chunks:
                 self._take(chunk)
                 if chunk.usage is not None and sane(chunk.usage):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 
 from dvm.jobs.admission import ErrorCode
 from dvm.jobs.choosing import in_order
@@ -59,8 +59,9 @@ class Runner:
         self._outbox = outbox
         self._endings = endings
         self._promises = promises
-        limit = shop.settings.concurrency
-        self._places = asyncio.Semaphore(limit) if limit else None
+        # Of the jobs of each model so many are in hand: what they bring is in memory, also while they wait for the
+        # model's own place. How many of all are asked of models at once is bounded by the router.
+        self._lanes: dict[str, asyncio.Semaphore] = {}
         self._runs: dict[str, Run] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._deleted: set[str] = set()  # of those with a task, by their authors, while no model ran
@@ -160,6 +161,9 @@ class Runner:
             if job_id not in self._runs:  # waits for a place: it is paid for, and stays so in the rows
                 task.cancel()
         if self._tasks:
+            for run in self._runs.values():
+                if not run.by:  # so does this one
+                    run.stop("shutdown")
             await asyncio.wait(self._tasks.values(), timeout=self._shop.settings.shutdown_seconds)
         for run in list(self._runs.values()):
             run.stop("shutdown")
@@ -173,17 +177,24 @@ class Runner:
             pause: float | None = 0.0
             while pause is not None and not self._closing:
                 await asyncio.sleep(pause)
-                if self._places is None:
+                async with await self._lane(job_id):
                     pause = await self._attempt(job_id)
-                else:
-                    async with self._places:
-                        pause = await self._attempt(job_id)
         except ConflictError as error:
             log.info("a job has moved on", extra={"job": job_id, "error": str(error)})
         except LedgerError as error:  # the rows are as they were: `reclaim` goes on from there
             log.error("a job could not be stored; it is tried again", extra={"job": job_id, "error": str(error)})
         except Exception:
             log.exception("a job met an unexpected error; it is tried again", extra={"job": job_id})
+
+    async def _lane(self, job_id: str) -> AbstractAsyncContextManager[None]:
+        """Where a job waits for its turn: with those whose price is of the same model."""
+        limit = self._shop.settings.concurrency
+        if not limit:
+            return nullcontext()
+        model = ""
+        if len(self._shop.models) > 1 and (job := await self._shop.store.job(job_id)) is not None:
+            model = job.model or ""
+        return self._lanes.setdefault(model, asyncio.Semaphore(limit))
 
     async def _attempt(self, job_id: str) -> float | None:
         """One attempt. The seconds to wait before the next; None when there is none."""
@@ -281,7 +292,7 @@ class Runner:
         if run.stopping == "deserted":
             await self._void(run, step(JobState.RUNNING, Deserted()), *_LOST)
             return
-        following = step(JobState.RUNNING, Stopped(promised=run.promised))
+        following = step(JobState.RUNNING, Stopped(promised=run.promised, begun=run.begun))
         if Effect.VOID in following.effects:
             await self._void(run, following, "cancelled", "")
             return

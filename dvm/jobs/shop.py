@@ -110,7 +110,8 @@ class Shop:
     _read: dict[str, JobRequest] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self.router = Router(self.models, self.bounds, clock=lambda: self.monotonic())
+        at_once = self.settings.concurrency
+        self.router = Router(self.models, self.bounds, at_once=at_once, clock=lambda: self.monotonic())
 
     def now(self) -> int:
         """Unix seconds."""

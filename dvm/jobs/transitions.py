@@ -108,9 +108,10 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """The model was stopped because the customer cancelled."""
+    """The customer cancelled, and the model was stopped, unless none had `begun`: it waited for its place, say."""
 
     promised: bool = False
+    begun: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +234,8 @@ def step(state: JobState, happening: Happening) -> Step:
             return Step(JobState.FAILED, (Effect.VOID, Effect.REFUND))
         case JobState.RUNNING, Answered(promised=True):
             return Step(JobState.SETTLING, (Effect.FINISH, Effect.SETTLE))
+        case JobState.RUNNING, Stopped(begun=False):
+            return Step(JobState.CANCELLED, (Effect.VOID,))
         case JobState.RUNNING, Stopped():
             return Step(JobState.CANCELLED, (Effect.POST,))
         case JobState.RUNNING, UsedUp():  # what the customer let it use is billed (money.md, case 12)

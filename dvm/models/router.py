@@ -33,25 +33,31 @@ class Bounds:
 Asked = Callable[[str], tuple[Prompt, Limits]]
 """What to ask the model of that name; called when it is about to be asked."""
 
+Failed = Callable[[ModelError], None]
+"""How the model that was asked last has failed, before another is asked or the error is raised."""
+
 Told = Callable[[str, ModelError | None], None]
 """How a request to the model of that name ended; None: with an answer."""
 
 
 class Router:
-    """The models by name, with the health of each. `clock` is in seconds and never goes back; `told` may be set."""
+    """The models by name, with the health of each. `at_once` bounds the requests to all of them together (0: not).
+    `clock` is in seconds and never goes back; `told` may be set."""
 
     def __init__(
         self,
         models: Mapping[str, Model],
         bounds: Mapping[str, Bounds] | None = None,
         *,
+        at_once: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         bounds = bounds or {}
         self._models = models
         self._clock = clock
         self._health = {name: Health(clock=lambda: self._clock()) for name in models}
-        self._gates = {name: _Gate(bounds.get(name, Bounds()), lambda: self._clock()) for name in models}
+        places = _places(at_once)
+        self._gates = {name: _Gate(bounds.get(name, Bounds()), places, lambda: self._clock()) for name in models}
         self.told: Told = lambda _name, _error: None
 
     def health(self, name: str) -> Health:
@@ -97,14 +103,17 @@ class Router:
             self._health[name].failed(error.code)
             self.told(name, error)
 
-    async def stream(self, names: Sequence[str], asked: Asked) -> AsyncGenerator[tuple[str, Chunk], None]:
+    async def stream(
+        self, names: Sequence[str], asked: Asked, failed: Failed = lambda _error: None
+    ) -> AsyncGenerator[tuple[str, Chunk], None]:
         """The answer of the first of `names` that gives one, each chunk with the name of its model.
 
         Another is asked only while nothing has come and nothing was used, and only where the model is at
         fault: neither is a customer billed for two, nor can a request be written that the model it was sold for
         does not take and a dearer one does. An open breaker is passed over; if all are open, the first is asked,
-        as this request is paid for. What waits for a model's place waits before `asked` is called. Raises ModelError:
-        the last one, or of several one that may pass.
+        as this request is paid for. What waits for a model's place waits before `asked` is called, and keeps no place
+        of all meanwhile: a queue before one model is none before another. Raises ModelError: the last one, or of
+        several one that may pass.
         """
         left = list(names)
         failures: list[ModelError] = []
@@ -123,6 +132,7 @@ class Router:
                         if begun:
                             yield name, chunk
             except ModelError as error:
+                failed(error)
                 if begun or error.usage is not None or error.code not in AT_FAULT:
                     raise
                 failures.append(error)
@@ -169,29 +179,44 @@ class Router:
 
 
 class _Gate:
-    """Lets so many in at once, and so many within any minute; the others wait in the order of their coming."""
+    """Lets so many in at once, and so many within any minute; the others wait in the order of their coming.
 
-    def __init__(self, bounds: Bounds, clock: Callable[[], float]) -> None:
-        self._places = asyncio.Semaphore(bounds.concurrency) if bounds.concurrency else None
+    Who has come in has a place of this model's own, and then one of those that `shared` bounds, in this order: who
+    waits for the first holds none of the second, so that nobody who has a shared place ever waits for another one.
+    """
+
+    def __init__(self, bounds: Bounds, shared: asyncio.Semaphore | None, clock: Callable[[], float]) -> None:
+        self._own, self._shared = _places(bounds.concurrency), shared
         self._clock = clock
         self._per_minute = bounds.requests_per_minute
         self._times: deque[float] = deque()  # of the last minute's requests, as far as they are counted
         self._turn = asyncio.Lock()
 
     async def enter(self) -> None:
-        if self._places is not None:
-            await self._places.acquire()
-        if self._per_minute:
-            try:
-                async with self._turn:
-                    await self._pace()
-            except BaseException:
-                self.leave()
-                raise
+        if self._own is not None:
+            await self._own.acquire()
+        try:
+            if not self._per_minute:
+                await self._share()
+                return
+            # Its time is when it is asked, not when it began to wait for a shared place.
+            async with self._turn:
+                await self._pace()
+                await self._share()
+                self._times.append(self._clock())
+        except BaseException:
+            if self._own is not None:
+                self._own.release()
+            raise
 
     def leave(self) -> None:
-        if self._places is not None:
-            self._places.release()
+        for places in (self._shared, self._own):
+            if places is not None:
+                places.release()
+
+    async def _share(self) -> None:
+        if self._shared is not None:
+            await self._shared.acquire()
 
     async def _pace(self) -> None:
         """Exactly as providers count, any minute: a bucket that refills would let twice as many through."""
@@ -201,7 +226,10 @@ class _Gate:
                 self._times.popleft()
             else:
                 await asyncio.sleep(wait)
-        self._times.append(self._clock())
+
+
+def _places(count: int) -> asyncio.Semaphore | None:
+    return asyncio.Semaphore(count) if count else None
 
 
 def _able(model: Model, prompt: Prompt, output: Output) -> bool:

@@ -39,7 +39,7 @@ HAPPENINGS: list[Happening] = [
     Covered(), Priced(), Refused(), Settled(), Settled(enough=False), TimeUp(), Deleted(), Claimed(), Answered(),
     Stopped(), UsedUp(), Broke(again=True), Broke(again=False), ShutDown(), Restarted(), Restarted(attempts_left=False),
     AskedAgain(), Held(), Held(enough=False), Held(late=True), Lost(), Answered(promised=True), Stopped(promised=True),
-    UsedUp(promised=True), Deserted(),
+    UsedUp(promised=True), Deserted(), Stopped(begun=False),
 ]  # fmt: skip
 ARROWS = {
     (S.RECEIVED, Covered()): Step(S.PAID, (Effect.HOLD, Effect.RUN)),
@@ -54,6 +54,7 @@ ARROWS = {
     (S.WAITING, Deleted()): Step(S.CANCELLED, (Effect.VOID,)),
     (S.RUNNING, Answered()): Step(S.DELIVERED, (Effect.POST,)),
     (S.RUNNING, Stopped()): Step(S.CANCELLED, (Effect.POST,)),
+    (S.RUNNING, Stopped(begun=False)): Step(S.CANCELLED, (Effect.VOID,)),
     (S.RUNNING, UsedUp()): Step(S.FAILED, (Effect.POST,)),
     (S.RUNNING, Broke(again=True)): Step(S.PAID, (Effect.RELEASE, Effect.RUN)),
     (S.RUNNING, Broke(again=False)): Step(S.FAILED, (Effect.VOID,)),

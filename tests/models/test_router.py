@@ -289,3 +289,38 @@ async def test_no_more_than_so_many_requests_begin_within_any_minute(
     assert all(later - first >= 60 for first, later in zip(begun, begun[3:], strict=False))
     assert begun[:3] == [1000, 1001, 1002]
     assert len(slept) < 10
+
+
+async def test_who_waits_for_a_models_place_takes_none_of_all() -> None:
+    """And who has one of all has begun: nobody waits for the one and holds the other, so nobody waits for ever."""
+    go = asyncio.Event()
+    slow, idle = ScriptedModel(go, *answer("slow"), name="slow"), ScriptedModel(name="idle")
+    models = {each.name: each for each in (slow, idle)}
+    router = Router(models, {"slow": Bounds(concurrency=1), "idle": Bounds(concurrency=1)}, at_once=2)
+    waiting = [asyncio.create_task(run(router, ["slow"])) for _ in range(3)]
+    await until(lambda: slow.running == 1)
+    assert await run(router, ["idle"]) == ("idle", "well")
+    go.set()
+    assert await asyncio.gather(*waiting) == [("slow", "slow")] * 3
+
+
+async def test_the_minute_of_a_request_begins_when_it_is_asked_and_not_while_it_waits() -> None:
+    clock, go = Clock(), asyncio.Event()
+    busy, paced = ScriptedModel(go, *answer("busy"), name="busy"), ScriptedModel(name="paced")
+    models = {each.name: each for each in (busy, paced)}
+    router = Router(models, {"paced": Bounds(requests_per_minute=1)}, at_once=1, clock=clock)
+    first = asyncio.create_task(run(router, ["busy"]))
+    await until(lambda: busy.running)
+    second = asyncio.create_task(run(router, ["paced"]))
+    await asyncio.sleep(0)
+    clock.now += 59.0
+    go.set()
+    await asyncio.gather(first, second)
+    third = asyncio.create_task(run(router, ["paced"]))
+    clock.now += 59.0  # since the second was asked
+    await asyncio.sleep(0.01)
+    assert len(paced.prompts) == 1
+    third.cancel()
+    await asyncio.gather(third, return_exceptions=True)
+    clock.now += 1.0
+    assert await run(router, ["paced"]) == ("paced", "well")
