@@ -20,7 +20,10 @@ if not sys.platform.startswith("linux"):
     pytest.skip("processors are pinned and processes measured the way Linux offers it", allow_module_level=True)
 
 from dvm.ledger.sqlite import FILE
+from scripts.benchmarks.__main__ import ALONE, MEASURES
 from scripts.benchmarks.history import check, write_history
+from scripts.benchmarks.lookups import CASES
+from scripts.benchmarks.mixed import CLASSES, KINDS, MIXES
 from scripts.benchmarks.peers import OURS, PEERS, Unavailable, find_python
 from scripts.benchmarks.report import FIGURES, notes, open_quotes_verdicts, show, times_better, verdicts
 
@@ -37,6 +40,8 @@ SMALLEST = {
     "sweep": 1,
     "sweeps": 2,
     "payments": 3,
+    "mixed-jobs": 4,
+    "lookup-jobs": 6,
 }
 
 
@@ -62,11 +67,18 @@ def tmp_path() -> Iterator[Path]:
         yield Path(directory)
 
 
-async def test_the_smallest_run_has_every_figure_for_both_databases(tmp_path: Path) -> None:
-    process = await bench(*smallest(), "--json", tmp_path / "found.json", "--directory", tmp_path)
+async def report_of(directory: Path, *options: str) -> dict[str, Any]:
+    """What the smallest run of these measures finds; nothing else of it is left behind."""
+    process = await bench(*smallest(), *options, "--json", directory / "found.json", "--directory", directory)
     said, _ = await process.communicate()
     assert process.returncode == 0, said.decode()
-    report = json.loads((tmp_path / "found.json").read_bytes())
+    assert list(directory.iterdir()) == [directory / "found.json"]
+    found: dict[str, Any] = json.loads((directory / "found.json").read_bytes())
+    return found
+
+
+async def test_the_smallest_run_has_every_figure_for_both_databases(tmp_path: Path) -> None:
+    report = await report_of(tmp_path, *(f"--only={name}" for name in MEASURES if name not in ALONE))
     assert set(report["databases"]) == {"empty", "full"}
     for values in report["databases"].values():
         missing = [figure.name for figure in FIGURES if not isinstance(values.get(figure.name), int | float)]
@@ -76,6 +88,12 @@ async def test_the_smallest_run_has_every_figure_for_both_databases(tmp_path: Pa
         assert values["quotes"] == SMALLEST["quotes"]
     for load in ("invoice", "balance"):
         assert report["databases"]["full"][f"{load}_rounds"][0]["jobs"] == SMALLEST["jobs"]
+    assert {verdict["what"] for verdict in report["verdicts"]} >= {"empty: start to ready", "full/empty: start_seconds"}
+    assert report["machine"]["python"]
+
+
+async def test_open_quotes_are_paid_and_the_wallets_calls_are_counted(tmp_path: Path) -> None:
+    report = await report_of(tmp_path, "--only=open-quotes")
     few, many = report["open_quotes"][0], report["open_quotes"][-1]
     assert (few["quotes"], many["quotes"]) == (1, SMALLEST["quotes"])
     for row in report["open_quotes"]:
@@ -83,9 +101,34 @@ async def test_the_smallest_run_has_every_figure_for_both_databases(tmp_path: Pa
         assert row["pushed"]["calls_per_payment"] == 1
         assert row["lost"]["start_p99_ms"] > 0
         assert all(row[case]["by_method"]["list_transactions"] > 0 for case in ("pushed", "lost", "restarted"))
-    assert {verdict["what"] for verdict in report["verdicts"]} >= {"empty: start to ready", "full/empty: start_seconds"}
-    assert report["machine"]["python"]
-    assert list(tmp_path.iterdir()) == [tmp_path / "found.json"]  # nothing is left behind
+
+
+async def test_of_mixed_jobs_each_class_is_served_and_its_cryptography_counted(tmp_path: Path) -> None:
+    """As many signatures as answers, and everything encrypted where it was asked so."""
+    mixed = (await report_of(tmp_path, "--only=mixed"))["mixed"]
+    rows = {row["name"]: row for row in mixed["classes"]}
+    assert set(rows) == {each.name for each in CLASSES} | set(MIXES)
+    assert {each.kind for each in CLASSES} == set(KINDS)
+    assert sum(each.share for each in CLASSES) == 100
+    assert mixed["lost"]["jobs"] == 0
+    for each in CLASSES:
+        row, counts = rows[each.name], rows[each.name]["operations"]
+        assert row["jobs"] == max(1, SMALLEST["mixed-jobs"] // (4 if each.sdk else 1))
+        answers, uploads = 3 if each.invoice else 2, each.kind in (5100, 5250)
+        assert row["answers"] >= answers  # more only where a busy machine made it say that it works
+        assert counts["signed"] == answers + uploads
+        assert counts["verified"] == 1 + (each.source == "event")
+        assert counts["decrypted"] == (each.scheme is not None)
+        assert counts["encrypted"] == (answers if each.scheme else 0)
+        assert 0 < row["floor_us"] < row["daemon_us"]
+    assert all(rows[name]["jobs"] >= len([each for each in CLASSES if wanted(each)]) for name, wanted in MIXES.items())
+
+
+async def test_look_ups_of_customers_relays_are_measured_with_and_without(tmp_path: Path) -> None:
+    lookups = (await report_of(tmp_path, "--only=look-ups"))["lookups"]
+    assert [row["name"] for row in lookups["cases"]] == list(CASES)
+    assert all(row["on_us"] > 0 and row["off_us"] > 0 for row in lookups["cases"])
+    assert lookups["lost"]["jobs"] == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

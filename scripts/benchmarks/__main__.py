@@ -17,14 +17,15 @@ from typing import Any
 
 from rich.console import Console
 
-from scripts.benchmarks import measures, open_quotes, peers
+from scripts.benchmarks import lookups, measures, mixed, open_quotes, peers
 from scripts.benchmarks.history import write_history
 from scripts.benchmarks.machine import describe, share_out
 from scripts.benchmarks.measures import Bench, Sizes
 from scripts.benchmarks.processes import Broken
 from scripts.benchmarks.report import notes, open_quotes_verdicts, show, verdicts
 
-MEASURES = ("start", "invoice", "latency", "balance", "memory", "open-quotes", "peers")
+MEASURES = ("start", "invoice", "latency", "balance", "memory", "open-quotes", "mixed", "look-ups", "peers")
+ALONE = {"open-quotes", "mixed", "look-ups", "peers"}  # each has a shop of its own, and an empty database
 QUICK = Sizes(
     seconds=2.0,
     rounds=1,
@@ -37,6 +38,8 @@ QUICK = Sizes(
     sweep=1,
     sweeps=3,
     payments=40,
+    mixed_jobs=60,
+    lookup_jobs=100,
 )
 
 
@@ -82,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
         ("sweeps", "while nobody pays a quote"),
         ("payments", "of open quotes"),
         ("payments_per_second", "of those"),
+        ("mixed_jobs", "of each class of mixed jobs, in a round"),
+        ("lookup_jobs", "with look-ups of customers' relays and without, in a round"),
         ("history", "finished jobs in the full database"),
         ("peer_jobs", "free jobs at once"),
         ("peer_rounds", "of those"),
@@ -116,12 +121,14 @@ async def _run(options: argparse.Namespace) -> dict[str, Any]:
             _say(f"the machine is busy (load average {report['machine']['load_average']}): these figures mean little")
         os.sched_setaffinity(0, cores.others)
         databases = ("empty", "full") if options.database == "both" else (options.database,)
-        for name in databases if wanted - {"peers", "open-quotes"} else ():
+        for name in databases if wanted - ALONE else ():
             place = await _empty(Path(base)) if name == "empty" else await _full(Path(base), sizes)
             report["databases"][name] = await _measure(Bench(cores, sizes, place, _prefixed(name)), wanted)
         place = await _empty(Path(base))
         compared = Bench(cores, sizes, place, _say)
         report["open_quotes"] = await open_quotes.compare(compared) if "open-quotes" in wanted else None
+        report["mixed"] = await mixed.compare(compared) if "mixed" in wanted else None
+        report["lookups"] = await lookups.compare(compared) if "look-ups" in wanted else None
         report["peers"] = await peers.compare(compared) if "peers" in wanted else None
     report["verdicts"] = verdicts(report["databases"], report["peers"])
     report["verdicts"] += open_quotes_verdicts(report["open_quotes"]) if report["open_quotes"] else []

@@ -55,7 +55,8 @@ class Times:
     """When what happened to one job, in seconds of the performance counter; 0.0 is never. `settled`: when it was
     paid, in unix seconds, by which the daemon's log goes.
 
-    `found`: some answer had to be asked for, so the times are not the daemon's.
+    `found`: some answer had to be asked for, so the times are not the daemon's. `heard`: all that the daemon said
+    of it, each event once.
     """
 
     request: Event
@@ -68,6 +69,7 @@ class Times:
     receipted: float = 0.0
     looked_after: float = 0.0
     found: bool = False
+    heard: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -82,7 +84,7 @@ class Lost:
 
 @dataclass
 class Customer:
-    """Asks, pays and waits until the event that `until` names. `keys` are used in turn.
+    """Asks, pays and waits until the event that `until` names. `keys` are used in turn; `kinds` are those of its jobs.
 
     `timeout`: seconds after which a job is given up (and counted as lost), never an error. `patience`: seconds
     after which the relay is asked for what a job waits for.
@@ -95,6 +97,7 @@ class Customer:
     relays: tuple[str, ...] = ()
     timeout: float = TIMEOUT
     patience: float = PATIENCE
+    kinds: tuple[int, ...] = (KIND,)
     lost: Lost = field(default_factory=Lost)
 
     async def __aenter__(self) -> Customer:
@@ -125,6 +128,10 @@ class Customer:
             Unsigned(request_draft(KIND, [f"Say this again, please: {number}"], relays=self.relays), keys)
             for number, keys in zip(islice(_NUMBERS, count), cycle(self.keys), strict=False)
         ]
+
+    async def publish(self, event: Event) -> None:
+        """Something that is no request, and that nobody answers."""
+        await self._writer.send(event)
 
     async def ask(self, unsigned: Unsigned) -> Times | None:
         """One job, to its end; None if it had none in time. Raises Broken if it was refused.
@@ -210,11 +217,14 @@ class Customer:
     async def _listen(self) -> ClientConnection:
         connection = await _open(self.url)
         authors = list({keys.pubkey for keys in self.keys})
-        wanted = {"kinds": [FEEDBACK, KIND + TO_RESULT, RECEIPT], "#p": authors, "limit": 0}
+        wanted = {"kinds": self._answers(), "#p": authors, "limit": 0}
         await connection.send(orjson.dumps(["REQ", "answers", wanted]).decode())
         while b"EOSE" not in await connection.recv(decode=False):
             pass
         return connection
+
+    def _answers(self) -> list[int]:
+        return [FEEDBACK, *(kind + TO_RESULT for kind in self.kinds), RECEIPT]
 
     async def _read(self) -> None:
         while True:
@@ -237,6 +247,7 @@ class Customer:
         if times is None:
             return False
         times.looked_after = now
+        times.heard[event["id"]] = event
         match event["kind"]:
             case 7000:
                 return self._feedback(job, times, tags, now)
@@ -294,8 +305,7 @@ class Customer:
 
     async def _fetch(self, jobs: list[str]) -> None:
         """What the relay has of these jobs. What it does not even have the request of is sent once more."""
-        kinds = [FEEDBACK, KIND + TO_RESULT, RECEIPT]
-        query = ["REQ", "late", {"ids": jobs}, {"kinds": kinds, "#e": jobs}]
+        query = ["REQ", "late", {"ids": jobs}, {"kinds": self._answers(), "#e": jobs}]
         missing = set(jobs)
         async with asyncio.timeout(PATIENCE), await _open(self.url) as connection:
             await connection.send(orjson.dumps(query).decode())

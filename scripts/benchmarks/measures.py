@@ -45,6 +45,8 @@ class Sizes:
     sweeps: int = 4
     payments: int = 300
     payments_per_second: int = 10
+    mixed_jobs: int = 300
+    lookup_jobs: int = 600
     history: int = 100_000
     peer_jobs: int = 200
     peer_rounds: int = 3

@@ -26,6 +26,8 @@ STOP_SECONDS = 15.0
 PER_REQUEST = "{ per_request = 21 }"
 PER_TOKEN = '"per-token"'
 FREE = '"free"'
+RATES = "input = 300\ncached = 75\noutput = 2500\n"
+ECHO = f'[models.echo]\nprovider = "echo"\n{RATES}max_output_tokens = 1000\n'
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
@@ -168,15 +170,23 @@ async def relay(directory: Path, cores: Cores) -> AsyncIterator[tuple[str, Child
 
 
 @asynccontextmanager
-async def shop(directory: Path, price: str, cores: Cores) -> AsyncIterator[Stage]:
-    """`dvm run` with the paper wallet and the echo model on its processor, at a relay of its own.
+async def shop(
+    directory: Path,
+    price: str,
+    cores: Cores,
+    *,
+    sold: str | None = None,
+    env: Mapping[str, str] | None = None,
+    customer_relays: bool = True,
+) -> AsyncIterator[Stage]:
+    """`dvm run` with the paper wallet on its processor, at a relay of its own. It sells what `configure` says.
 
     `directory/data` may hold a database already.
     """
     await fund(directory / "data")
     async with relay(directory, cores) as (url, its_relay):
-        keys = configure(directory, price, url)
-        with daemon(directory, keys, cores) as process:
+        keys = configure(directory, price, url, sold=sold, limits={"customer_relays": customer_relays})
+        with daemon(directory, keys, cores, env) as process:
             await process.said('"ready"')
             yield Stage(url, process, its_relay, keys.pubkey, directory)
 
@@ -214,6 +224,12 @@ async def paper_wallet(directory: Path, cores: Cores) -> AsyncIterator[PaperWall
             yield PaperWallet(process, said["uri"], Path(said["socket"]))
 
 
+def neighbours(directory: Path, cores: Cores) -> AbstractContextManager[Child]:
+    """The servers of scripts/benchmarks/world.py; what it says first is where they are."""
+    arguments = [sys.executable, "-m", "scripts.benchmarks.world"]
+    return child(arguments, directory / "world.log", cores.others, cwd=ROOT)
+
+
 def daemon(
     directory: Path, keys: Keys, cores: Cores, env: Mapping[str, str] | None = None
 ) -> AbstractContextManager[Child]:
@@ -224,29 +240,27 @@ def daemon(
 
 
 def configure(
-    directory: Path, price: str, url: str, *, wallet: str = "paper", limits: Mapping[str, int] | None = None
+    directory: Path,
+    price: str,
+    url: str,
+    *,
+    wallet: str = "paper",
+    limits: Mapping[str, int] | None = None,
+    sold: str | None = None,
 ) -> Keys:
-    """Write dvm.toml and relays.toml; the keys to run with. `wallet` is its type, `limits` are further ones.
+    """Write dvm.toml and relays.toml; the keys to run with. `wallet` is its type, `limits` are further ones, `sold` is
+    what stands there of models and services: kind 5050 by the echo model, for `price`, if nothing is said.
 
     Limits that protect from strangers are off, the customer being one. Requests that the relay lost on their
     way to the daemon are found by its sweep, which comes before the customer gives a job up.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    further = "".join(f"{name} = {value}\n" for name, value in (limits or {}).items())
+    further = "".join(f"{name} = {str(value).lower()}\n" for name, value in (limits or {}).items())
+    sold = sold or f'{ECHO}[[service]]\nkind = 5050\nmodels = ["echo"]\nprice = {price}\n'
     (directory / "dvm.toml").write_text(
         f"""[wallet]
 type = "{wallet}"
-[models.echo]
-provider = "echo"
-input = 300
-cached = 75
-output = 2500
-max_output_tokens = 1000
-[[service]]
-kind = 5050
-models = ["echo"]
-price = {price}
-[limits]
+{sold}[limits]
 jobs_per_minute = 0
 jobs_per_minute_total = 0
 open_quotes = 0

@@ -139,6 +139,10 @@ def show(report: dict[str, Any], console: Console) -> None:
         console.print(_figures(report["databases"], report["sizes"]["history"]))
     if report.get("open_quotes"):
         console.print(_open_quotes(report["open_quotes"], report["sizes"]["sweep"]))
+    if report.get("mixed"):
+        console.print(_mixed(report["mixed"]["classes"]))
+    if report.get("lookups"):
+        console.print(_lookups(report["lookups"]["cases"]))
     for condition, each in (report["peers"] or {}).items():
         console.print(_peers(each, f"{report['sizes']['peer_jobs']} free echo jobs at once, {_CONDITIONS[condition]}"))
         if (times := times_better(each)) is not None:
@@ -197,6 +201,30 @@ def _open_quotes(rows: list[dict[str, Any]], sweep: int) -> Table:
     return table
 
 
+def _mixed(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="Mixed jobs: processor time, and the floor of their own cryptography")
+    table.add_column("jobs")
+    for heading in ("µs/job", "floor µs", "× floor", "least to most", "verified, signed, hashed, decrypted, encrypted"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        spread = f"{row['multiple_least']:.1f} to {row['multiple_most']:.1f}"
+        counts = " ".join(str(count) for count in row["operations"].values()) if row["operations"] else ""
+        figures = (f"{row['daemon_us']:,.0f}", f"{row['floor_us']:,.0f}", f"{row['multiple']:.1f}")
+        table.add_row(row["name"], *figures, spread, counts)
+    return table
+
+
+def _lookups(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="Looking up where customers read (NIP-65): free jobs")
+    table.add_column("customers")
+    for heading in ("jobs/s without", "with", "µs/job without", "with", "more", "least to most"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        figures = [f"{row[figure]:,.0f}" for figure in ("rate_off", "rate_on", "off_us", "on_us", "more_us")]
+        table.add_row(row["name"], *figures, f"{row['more_least']:,.0f} to {row['more_most']:,.0f}")
+    return table
+
+
 def _scaled(value: float | None) -> float | None:
     return None if value is None else value / 1e3
 
@@ -247,6 +275,12 @@ def notes(report: dict[str, Any]) -> list[str]:
         if any(row["lost_on_the_way"].values()) or row["log"]:
             about = f"lost on the way {row['lost_on_the_way']}, the daemon complained: {row['log']}"
             found.append(f"{row['number']:,} open quotes: {about}")
+    for name in ("mixed", "lookups"):
+        found += [
+            f"{name}: lost on the way {each['lost']}, the daemon complained: {each['log']}"
+            for each in [report.get(name) or {}]
+            if each and (any(each["lost"].values()) or _unusual(each["log"]))
+        ]
     for database, values in report["databases"].items():
         loads = [load for load in ("invoice", "balance") if f"{load}_rounds" in values]
         found += [_bottleneck(database, load, values) for load in loads]
@@ -257,9 +291,13 @@ def notes(report: dict[str, Any]) -> list[str]:
                     f"{database}, {load}: of what the relay lost, {lost['answers']} answers and {lost['requests']}"
                     f" requests were made good; {lost['jobs']} jobs had no end; {lost['connections']} connections broke"
                 )
-            if log := {key: count for key, count in values.get(f"{load}_log", {}).items() if "paper" not in key}:
+            if log := _unusual(values.get(f"{load}_log", {})):
                 found.append(f"{database}, {load}: the daemon complained: {log}")
     return found
+
+
+def _unusual(log: dict[str, int]) -> dict[str, int]:
+    return {key: count for key, count in log.items() if "paper" not in key}
 
 
 def _bottleneck(database: str, load: str, values: dict[str, Any]) -> str:
