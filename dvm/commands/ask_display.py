@@ -33,8 +33,10 @@ from dvm.customer import (
     Quoted,
     Receipted,
     Update,
+    Waiting,
     as_dict,
 )
+from dvm.customer.updates import WaitingFor
 from dvm.nostr import npub
 
 # Everything below is the customer's money; whatever a provider adds to it is one line of bounded length.
@@ -106,7 +108,7 @@ class Terminal(Plain):
             self._live.update(self._view(update))
             return
         # Else the answer and the lines below would be painted over.
-        if not isinstance(update, Processing | Declined | Quoted):
+        if not isinstance(update, Processing | Declined | Quoted | Waiting):
             self.close()
         super().show(update)
 
@@ -152,6 +154,8 @@ class Words:
                 return ["the wallet does not know whether it paid; it is not paid again, the result will tell"]
             case Processing(_, text):
                 return ["at work" + (f": {one_line(text)}" if text else "")]
+            case Waiting(what, until):
+                return [_WAITING[what] + ("" if until is None else f"; {_duration(until - time.time())} more at most")]
             case Receipted():
                 return self._receipt(update)
             case Done():
@@ -198,6 +202,18 @@ class Words:
                 )
             lines.append(f"your balance there: dvm balance --at {npub(failed.provider)}")
         return lines
+
+
+_WAITING: dict[WaitingFor, str] = {
+    "wallet": "still waiting: your wallet does not answer yet",
+    "quote": "still waiting: no quote yet. The provider may be fetching the inputs, or be waiting for its wallet",
+    "answer": "still waiting: no answer yet. The job may be queued behind others",
+    "receipt": "still waiting: the receipt has not come yet",
+}
+
+
+def _duration(seconds: float) -> str:
+    return count(round(seconds / 60), "minute") if seconds >= 90 else count(max(round(seconds), 1), "second")
 
 
 def left(partial: Partial) -> str:

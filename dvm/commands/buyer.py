@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -35,7 +37,7 @@ from dvm.secrets import from_environment, from_file
 NWC = "DVM_CUSTOMER_NWC"
 CONNECT_SECONDS = 10.0
 INTERRUPTED = 130
-"""The exit code after Ctrl-C."""
+"""The exit code after Ctrl-C or SIGTERM."""
 
 KeyFile = Annotated[
     Path | None,
@@ -153,8 +155,18 @@ def complaints(account: Account) -> list[str]:
 
 
 def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a command's coroutine; what its parts raise becomes the command's failure. Raises Failure."""
+    """Run a command's coroutine; what its parts raise becomes the command's failure. Raises Failure. SIGTERM ends it
+    in the same good order as Ctrl-C: a job that nobody waits for is cancelled, not paid for."""
+
+    async def until_terminated() -> T:
+        task = asyncio.current_task()
+        if task is not None and threading.current_thread() is threading.main_thread():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await work()
+
     try:
-        return asyncio.run(work())
+        return asyncio.run(until_terminated())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
     except (WalletError, ArchiveError) as error:
         raise Failure(str(error)) from None

@@ -21,6 +21,7 @@ from dvm.customer.updates import (
     Quoted,
     Receipted,
     Update,
+    Waiting,
     as_dict,
     receipt_dict,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "Receipted",
     "ToppedUp",
     "Update",
+    "Waiting",
     "Withdrawn",
     "as_dict",
     "compare",

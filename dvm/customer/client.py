@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from dvm.customer.payment import Options, Payer
 from dvm.customer.purchase import Purchase, publish_cancel
 from dvm.customer.quotes import Unpayable
 from dvm.customer.updates import Done, Failed, Quoted, Update
+from dvm.customer.waiting import patiently
 from dvm.customer.zapping import REAL, Zapper
 from dvm.lightning.base import WalletError
 from dvm.lightning.lnurl import LnurlClient
@@ -126,8 +128,12 @@ class Customer:
         request = self._request(prompt, kind, provider, model, max_tokens, params, output, encrypted, max_msat)
         if timeout <= 0:
             raise ValueError("the time-out must be positive")
+        knowing = asyncio.create_task(self._payers_network(), name="customer wallet")
         try:
-            network = await self._payers_network()
+            async with aclosing(patiently(knowing, "wallet", self._options)) as pauses:
+                async for waiting in pauses:
+                    yield waiting
+            network = knowing.result()
         except WalletError as error:
             yield Failed("payment-failed", f"the wallet cannot be used, so nothing was asked: {error}")
             return

@@ -28,7 +28,9 @@ class Options:
     `quote`: for a first sign of life. `window`: for cheaper offers, after the first. `by_hand`: for
     somebody to pay the invoice. `silence`: for a word from who answers a broadcast without being paid.
     `receipt`: for the receipt, after the result. `money`: for a withdrawal to be paid, or a payment to be
-    credited. Routing fees are limited to the larger of `fee_msat` and
+    credited. `inputs`, `prior`: more than `quote`, for what the request names by an address or an id to be fetched,
+    and for the result of another job (NIP-90 says 20 minutes). `notice`: without any news, before it is said what is
+    waited for. Routing fees are limited to the larger of `fee_msat` and
     one part in `fee_part` of the price.
     """
 
@@ -39,6 +41,9 @@ class Options:
     silence: float = 60.0
     receipt: float = 15.0
     money: float = 180.0
+    inputs: float = 30.0
+    prior: float = 1200.0
+    notice: float = 5.0
     poll: float = 5.0
     republish: float = 15.0
     query: float = 5.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 
 from dvm.customer.account import fetch_announcements, look_up
@@ -29,6 +29,7 @@ from dvm.customer.updates import (
     Receipted,
     Update,
 )
+from dvm.customer.waiting import News
 from dvm.customer.zapping import Zapper, ZapQuotes
 from dvm.nip90 import FEEDBACK, RECEIPT, TO_RESULT, Announcement, JobRequest, Receipt, cancel_draft
 from dvm.nostr import Event, Filter, Keys, RelayPool
@@ -65,6 +66,7 @@ class Purchase:
         self._timeout, self._options = timeout, options
         self._talk = Conversation(request, keys, max_msat=max_msat, network=network, now=time.time)
         self._changed = asyncio.Event()
+        self._news = News(self._talk.news, self._changed, options)
         self._zaps = ZapQuotes(zapper, self._talk, self._changed.set, network=network)
         self._accepted: list[str] = []
         self._payment: OnePayment | None = None
@@ -124,13 +126,13 @@ class Purchase:
     async def _find_offer(self) -> AsyncGenerator[Update, None]:
         """Until the job is over, there is an offer to pay, or it has failed."""
         talk, options = self._talk, self._options
-        deadline = self._in(options.quote)
+        deadline = self._in(self._quote_seconds)
 
         def somebody() -> object:
             return talk.over or talk.working or talk.offers or self._hopeless
 
         while True:
-            async for update in self._watch(somebody, deadline):
+            async for update in self._news.until(somebody, deadline, "quote"):
                 yield update
             if talk.over:
                 return
@@ -143,12 +145,12 @@ class Purchase:
             elif talk.offers:
                 if talk.named is None:
                     # Others may be cheaper, or our balance with them may cover the job.
-                    async for update in self._watch(lambda: talk.over or talk.working, self._in(options.window)):
+                    async for update in self._news.until(lambda: talk.over or talk.working, self._in(options.window)):
                         yield update
                 if not talk.over and talk.working is None:
                     return
             else:
-                self._failure = self._failed(*talk.no_offer(options.quote))
+                self._failure = self._failed(*talk.no_offer(self._quote_seconds))
                 return
 
     async def _wait_for_unpaid(self) -> AsyncGenerator[Update, None]:
@@ -161,7 +163,7 @@ class Purchase:
         self._heard_at = self._now()
         while True:
             silent_at = deadline if talk.named else min(deadline, self._heard_at + options.silence)
-            async for update in self._watch(lambda: talk.over or talk.working is None, silent_at):
+            async for update in self._news.until(lambda: talk.over or talk.working is None, silent_at, "answer"):
                 yield update
             if talk.over or talk.working is None:
                 return
@@ -182,7 +184,7 @@ class Purchase:
         yield Due(quote, by_hand=by_hand, until=int(until))
         if by_hand:
             patience = max(until - time.time(), 0)
-            async for update in self._watch(lambda: talk.over or talk.begun, self._in(patience)):
+            async for update in self._news.until(lambda: talk.over or talk.begun, self._in(patience)):
                 yield update
             if not talk.over and not talk.begun:
                 self._failure = self._failed(
@@ -191,8 +193,8 @@ class Purchase:
                 return
         elif self._payer is not None:
             self._payment = OnePayment(self._payer, quote, self._options, talk.news.append, self._changed.set)
-        async for update in self._watch(
-            lambda: talk.over or (self._payment and self._payment.refused), self._in(self._timeout)
+        async for update in self._news.until(
+            lambda: talk.over or (self._payment and self._payment.refused), self._in(self._timeout), "answer"
         ):
             yield update
         if talk.over:
@@ -218,11 +220,11 @@ class Purchase:
         moved = self._may_have_paid or (failure is not None and failure.code == "timeout")
         deadline = self._in(self._options.receipt if talk.result is not None or moved else 0.0)
         if talk.result is None:
-            async for update in self._watch(lambda: talk.result or self._receipt_settled, deadline):
+            async for update in self._news.until(lambda: talk.result or self._receipt_settled, deadline, "receipt"):
                 yield update
         if talk.result is not None:
             yield Answered(talk.result.provider, talk.result.content or "", talk.result.event)
-            async for update in self._watch(lambda: self._receipt_settled, deadline):
+            async for update in self._news.until(lambda: self._receipt_settled, deadline, "receipt"):
                 yield update
         receipted = None
         if (receipt := talk.receipt) is not None:
@@ -234,6 +236,13 @@ class Purchase:
             yield self._final_failure(failure, receipted)
 
     # --- pieces ----------------------------------------------------------------------------------------
+
+    @property
+    def _quote_seconds(self) -> float:
+        """How long a first word may take: the provider looks at all inputs before it says a price."""
+        types = {each.type for each in self._request.inputs}
+        options = self._options
+        return options.quote + (options.prior if "job" in types else options.inputs if types - {"text"} else 0)
 
     @property
     def _hopeless(self) -> bool:
@@ -357,27 +366,15 @@ class Purchase:
 
     async def _poll_for_ever(self) -> None:
         loop = asyncio.get_running_loop()
-        published_at = loop.time()
+        published_at, pause = loop.time(), self._options.republish
         while True:
             await asyncio.sleep(self._options.poll)
             for event in await self._relays.query(self._filter(), timeout=self._options.query):
                 self._take(event)
             quiet_since = max(published_at, self._heard_at)
-            if self._published and not self._talk.over and loop.time() - quiet_since >= self._options.republish:
-                published_at = loop.time()
+            if self._published and not self._talk.over and loop.time() - quiet_since >= pause:
+                published_at, pause = loop.time(), 2 * pause
                 await self._relays.publish(self._request.event, timeout=self._options.publish)
-
-    async def _watch(self, ready: Callable[[], object], deadline: float) -> AsyncGenerator[Update, None]:
-        """The news, until `ready` or the deadline (of the loop's clock)."""
-        while True:
-            while self._talk.news:
-                yield self._talk.news.popleft()
-            if ready() or self._now() >= deadline:
-                return
-            self._changed.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(deadline):
-                    await self._changed.wait()
 
     @staticmethod
     def _now() -> float:

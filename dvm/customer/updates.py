@@ -85,6 +85,23 @@ class PaymentUnclear:
     payment_hash: str
 
 
+WaitingFor = Literal[
+    "wallet",  # the customer's own, before anything is asked
+    "quote",  # a first word of any provider: it may be fetching the inputs, or waiting for its wallet or its model
+    "answer",  # of a job that is paid, or under way without payment
+    "receipt",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Nothing has happened for a while; `until` is when (Unix seconds) it is waited for no longer, None if that is
+    the wallet's own business."""
+
+    what: WaitingFor
+    until: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class Processing:
     """A provider says that it is at work."""
@@ -174,6 +191,7 @@ Update = (
     | Due
     | Paid
     | PaymentUnclear
+    | Waiting
     | Processing
     | Partial
     | Answered
@@ -204,6 +222,8 @@ def as_dict(update: Update) -> dict[str, Any]:
             }
         case PaymentUnclear(provider, msat, payment_hash):
             return {"event": "payment_unclear", "provider": provider, "msat": msat, "payment_hash": payment_hash}
+        case Waiting(what, until):
+            return {"event": "waiting", "for": what, "until": until}
         case Processing(provider, text):
             return {"event": "processing", "provider": provider, "text": text}
         case Partial(provider, text, msat_left, tokens):

@@ -210,7 +210,10 @@ def _read_all(descriptor: int) -> str:
     return found.decode(errors="replace")
 
 
-async def test_ctrl_c_cancels_the_job(relay: TestRelay, run: Runner, pool: RelayPool) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_ctrl_c_and_a_supervisor_cancel_the_job(
+    relay: TestRelay, pool: RelayPool, number: signal.Signals
+) -> None:
     async with seller([relay.url]) as shop:
         child = await asyncio.create_subprocess_exec(
             *PROGRAM, "ask", "never mind", "--provider", shop.keys.npub, "--json",
@@ -221,7 +224,7 @@ async def test_ctrl_c_cancels_the_job(relay: TestRelay, run: Runner, pool: Relay
         async for line in child.stdout:
             events.append(json.loads(line))
             if events[-1]["event"] == "due":
-                child.send_signal(signal.SIGINT)
+                child.send_signal(number)
         assert await child.wait() == 130
         assert (events[-1]["event"], events[-1]["code"]) == ("failed", "cancelled")
         deleted = await pool.query(Filter(kinds=[5]))
