@@ -16,7 +16,7 @@ from dvm.admitting import Lists
 from dvm.building import build_models, build_zaps, offered
 from dvm.config import Config, Relays, load_config, load_relays, warnings
 from dvm.datadir import DataDir
-from dvm.doctor import address, here, models, relays, wallet
+from dvm.doctor import address, files, here, models, relays, wallet
 from dvm.doctor.announced import Announced
 from dvm.doctor.clock import clock
 from dvm.doctor.findings import Check, Finding, State, run
@@ -66,6 +66,9 @@ async def examine(config: Path, relay_file: Path, data: Path, environ: Mapping[s
             checks.append(Check("lightning address", zaps.lud16, served))
         for name, used in build_models(settings, secrets).items():
             checks.append(Check("model", name, partial(models.model, name, settings.models[name], used)))
+        checks += [
+            Check("files", where, partial(files.server, where, settings, keys)) for where in settings.files.servers
+        ]
         if loaded.relays:
             announced = Announced(settings, loaded.relays, keys, daemon=running)
             checks.append(Check("announcement", "", announced.check))

@@ -27,8 +27,9 @@ class Blossom:
     `asks` the questions before them (BUD-06).
 
     `answer`, when set, is what each upload gets instead (a Response), for `times` of them or for ever; `hangs`: none
-    is answered at all. `question`, when set, is what each question gets instead, or what answers it. `deleting` is
-    what a deletion gets. `changes` are fields of the descriptor; None takes one out. `allowed`: whose uploads it takes.
+    is answered at all. `question`, when set, is what each question gets instead, or what answers it; `deleting` what
+    a deletion gets, `page` whoever fetches. `changes` are fields of the descriptor; None takes one out. `allowed`:
+    whose uploads it takes. `pages` are all that it answers, `take` how it takes an upload.
     """
 
     def __init__(self, server: StrangersServer) -> None:
@@ -39,11 +40,13 @@ class Blossom:
         self.times: int | None = None
         self.question: Response | Answer | None = None
         self.deleting: Response | None = None
+        self.page: Response | None = None
         self.hangs = False
         self.changes: dict[str, Any] = {}
         self.allowed: set[str] | None = None
         self.authorizations: list[Event] = []
-        server.pages["/upload"] = self._upload
+        self.pages = server.pages
+        self.pages["/upload"] = self.take
 
     @property
     def url(self) -> str:
@@ -61,7 +64,8 @@ class Blossom:
         """Answers nothing: for `question`."""
         return await self._server.hang(request)
 
-    async def _upload(self, request: Request) -> Response:
+    async def take(self, request: Request) -> Response:
+        """An upload, or the question before it."""
         if request.method == "HEAD":
             return await self._asked(request)
         self.puts += 1
@@ -91,7 +95,7 @@ class Blossom:
             **self.changes,
         }
         for path in (f"/{digest}", f"/{digest}.bin"):
-            self._server.pages[path] = self._file
+            self.pages[path] = self._file
         kept = {key: value for key, value in descriptor.items() if value is not None}
         return Response(json.dumps(kept), 201, media_type="application/json")
 
@@ -114,7 +118,7 @@ class Blossom:
             return Response("", 404)
         data, mime, owner = self.files[digest]
         if request.method != "DELETE":
-            return Response(data, media_type=mime)
+            return self.page or Response(data, media_type=mime)
         if self.deleting is not None:
             return self.deleting
         try:
