@@ -22,7 +22,7 @@ from dvm.nostr.filters import Filter
 from dvm.nostr.keys import Keys
 from tests.standins.customer import Customer, customer
 from tests.standins.daemon import DaemonProcess, daemon
-from tests.standins.relay import free_port
+from tests.standins.ports import free_port
 from tests.standins.waiting import until
 
 ECHO = {"provider": "echo", "max_output_tokens": 1024}

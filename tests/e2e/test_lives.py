@@ -20,7 +20,7 @@ from tests.standins.relay import TestRelay
 from tests.toml_text import to_toml
 
 SLOW = {**ECHO, "chunk_tokens": 1, "delay_seconds": 0.1}
-NWC = {"type": "nwc", "timeout_seconds": 2}
+NWC = {"type": "nwc", "timeout_seconds": 20}
 
 
 def shop_with(
@@ -87,7 +87,7 @@ async def test_what_was_quoted_paid_and_running_goes_on_after_sigkill(
 ) -> None:
     limits = {"concurrency": 1}
     async with shop_with(wallet, relay, tmp_path / "shop", limits=limits) as shop:
-        running, paid, quoted = [await buyer.ask(f"question {n}, " + "and so on " * 10) for n in range(3)]
+        running, paid, quoted = [await buyer.ask(f"question {n}, " + "and so on " * 100) for n in range(3)]
         hashes = [await wallet.pay((await buyer.quote(running)).bolt11 or "")]
         await buyer.feedback(running, "partial")
         hashes.append(await wallet.pay((await buyer.quote(paid)).bolt11 or ""))
@@ -96,6 +96,7 @@ async def test_what_was_quoted_paid_and_running_goes_on_after_sigkill(
         await shop.kill()
         assert await states(shop, running, paid, quoted) == [JobState.RUNNING, JobState.PAID, JobState.QUOTED]
         hashes.append(await wallet.pay(quote.bolt11 or ""))  # nobody hears it
+        configure(tmp_path / "shop", [relay.url], wallet=NWC, model=ECHO)  # as slow, they would take minutes
         await shop.start()
         for job in (running, paid, quoted):
             await buyer.receipt(job)

@@ -12,7 +12,7 @@ import pytest
 from dvm.lightning import rest
 from dvm.lightning.base import WalletError
 from dvm.lightning.rest import NotSent, Refused, Rest
-from tests.standins.relay import free_port
+from tests.standins.ports import free_port
 
 Answering = Callable[[asyncio.StreamWriter], Awaitable[None]]
 

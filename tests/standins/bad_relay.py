@@ -25,7 +25,7 @@ from websockets.http11 import Request, Response
 
 from dvm.nostr.event import Event
 from dvm.nostr.filters import Filter
-from tests.standins.relay import free_port
+from tests.standins.ports import free_port
 
 GARBAGE: tuple[str | bytes, ...] = (
     "",

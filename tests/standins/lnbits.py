@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.standins.ports import free_port
 from tests.standins.process import ROOT, environment
-from tests.standins.relay import free_port
 
 _PYTHON = ROOT / ".venv-lnbits" / "bin" / "python"
 _READY_SECONDS = 90

@@ -11,6 +11,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 import h11
 
+from tests.standins.ports import free_port
+
 
 class Cut(Exception):
     """Raised by a handler: the connection ends without another byte."""
@@ -40,15 +42,14 @@ class Answer:
 class HttpServer:
     handle: Callable[[Request], Awaitable[Answer]]
     url: str = ""
-    port: int = 0
+    port: int = field(default_factory=free_port)  # its own while it is stopped, too
     _server: asyncio.Server | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _streaming: set[asyncio.StreamWriter] = field(default_factory=set)
 
     async def start(self) -> None:
-        """On a free port; after a stop, on the same."""
+        """After a stop, on the same port."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
 
     async def stop(self) -> None:

@@ -8,7 +8,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -18,6 +17,8 @@ from typing import Any
 
 import httpx
 import pytest
+
+from tests.standins.ports import free_port
 
 NETWORK = "regtest"
 _CAPACITY = 10_000_000  # sats, half of it on either side
@@ -156,7 +157,7 @@ class Chain:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self.rpc, peers = _free_ports(2)
+        self.rpc, peers = free_port(), free_port()
         self._daemon = Daemon("btcd", directory, [])
         self._arguments = [
             "btcd",
@@ -287,7 +288,7 @@ async def _open(pair: LndPair, chain: Chain) -> None:
 
 
 def _lnd(name: str, directory: Path, chain: Chain) -> Lnd:
-    rpc, rest, peers = _free_ports(3)
+    rpc, rest, peers = (free_port() for _ in range(3))
     arguments = [
         "lnd",
         f"--lnddir={directory / name}",
@@ -328,17 +329,6 @@ async def _until(condition: Callable[[], Coroutine[Any, Any, bool]], daemon: Dae
                 await asyncio.sleep(0.1)
     except TimeoutError:
         raise AssertionError(f"{daemon.name}: not within {timeout:g} s; last: {last!r}") from None
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 def _environment() -> dict[str, str]:

@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from tests.standins.ports import free_port
+
 Scope, Receive, Send = Any, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -38,7 +40,7 @@ class Loopback:
     def __init__(self, app: App, *, ssl_certfile: str | None = None, ssl_keyfile: str | None = None) -> None:
         self._app = app
         self._tls = {"ssl_certfile": ssl_certfile, "ssl_keyfile": ssl_keyfile}
-        self._port = 0
+        self._port = free_port()  # its own while it is stopped, too
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
         self.faults: dict[str, Fault] = {}
@@ -54,7 +56,6 @@ class Loopback:
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", self._port))
-        self._port = listener.getsockname()[1]
         config = uvicorn.Config(
             self._serve,
             interface="asgi3",
