@@ -144,6 +144,7 @@ def build_settings(config: Config) -> Settings:
         job_seconds=limits.job_minutes * 60,
         attempts=limits.attempts,
         spend_msat_per_day=limits.spend_sats_per_day * MSAT,
+        wrong_answers_per_day=limits.wrong_answers_per_day,
         partial_seconds=limits.partial_seconds,
         reconcile_seconds=limits.reconcile_seconds,
         sweep_seconds=limits.sweep_seconds,

@@ -189,6 +189,7 @@ class LimitsConfig(Table):
     job_minutes: Annotated[int, Field(ge=0, le=1440)] = 10
     attempts: Annotated[int, Field(ge=1, le=100)] = 3
     spend_sats_per_day: Count = 0
+    wrong_answers_per_day: Count = 5
     partial_seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 1.0
     reconcile_seconds: Interval = 60.0
     watchdog_seconds: Interval = 60.0

@@ -20,6 +20,7 @@ from dvm.jobs.shop import Shop
 from dvm.jobs.transitions import Effect, Restarted, step
 from dvm.jobs.watching.spending import Spending
 from dvm.jobs.watching.watchdog import Watchdog
+from dvm.jobs.watching.wrong_answers import WrongAnswers
 from dvm.ledger import JobState, LedgerError
 from dvm.nip90 import DELETION, parse_deletion
 from dvm.nostr.event import Event
@@ -42,9 +43,10 @@ class Engine:
         endings = Endings(shop, self.outbox, self.spending)
         self.promises = Promises(shop, endings, self._paid, self.settlements.credit)
         endings.ended = self.promises.ended
-        self.runner = Runner(shop, self.outbox, endings, self.promises)
+        wrong = WrongAnswers(shop)
+        self.runner = Runner(shop, self.outbox, endings, self.promises, wrong)
         self.settlements.promises, self.promises.runs = self.promises, self.runner
-        self.intake = Intake(shop, self.outbox, self.settlements, self.runner.start)
+        self.intake = Intake(shop, self.outbox, self.settlements, self.runner.start, wrong)
         self.payouts = Payouts(shop, self.outbox)
         self.accounts = Accounts(shop, self.outbox, self.payouts, shop.lnurl)
         self.watchdog = Watchdog(shop, self.outbox, self.payouts)

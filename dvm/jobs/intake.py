@@ -19,6 +19,7 @@ from dvm.jobs.shop import Shop, publication
 from dvm.jobs.transitions import AskedAgain, Covered, Deleted, Effect, Priced, Refused, step
 from dvm.jobs.watching.clockwatch import ClockWatch
 from dvm.jobs.watching.trouble import ModelTrouble
+from dvm.jobs.watching.wrong_answers import WrongAnswers
 from dvm.ledger import ConflictError, Job, JobState, LedgerError, Publication, Terms
 from dvm.models import ModelError, estimate_tokens
 from dvm.nip90 import (
@@ -52,8 +53,16 @@ class _NotByThis(RefusedError):
 class Intake:
     """Takes requests and deletions in; `run` is called with the id of a job whose hold is open."""
 
-    def __init__(self, shop: Shop, outbox: Outbox, settlements: Settlements, run: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        shop: Shop,
+        outbox: Outbox,
+        settlements: Settlements,
+        run: Callable[[str], None],
+        wrong: WrongAnswers,
+    ) -> None:
         self._shop = shop
+        self._wrong = wrong
         self._outbox = outbox
         self._settlements = settlements
         self._run = run
@@ -176,6 +185,7 @@ class Intake:
         request: JobRequest | None = None
         try:
             request = self._shop.read(event)
+            self._wrong.check(request)
             service, terms = await self._terms(request)
             if terms.msat <= available and await self._shop.store.hold(event.id, terms, self._shop.now()):
                 if Effect.RUN in step(JobState.RECEIVED, Covered()).effects:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 
-from dvm.jobs.admission import ErrorCode
+from dvm.jobs.admission import ErrorCode, RefusedError
 from dvm.jobs.choosing import in_order
 from dvm.jobs.endings import Endings
 from dvm.jobs.files import Undeliverable
@@ -30,6 +30,7 @@ from dvm.jobs.transitions import (
     step,
 )
 from dvm.jobs.watching.trouble import ModelTrouble
+from dvm.jobs.watching.wrong_answers import WrongAnswers
 from dvm.ledger import ConflictError, Job, JobState, LedgerError
 from dvm.ledger.base import HOLDING
 from dvm.models import ModelError
@@ -46,7 +47,7 @@ _SAID: dict[str, tuple[ErrorCode, str]] = {
     "bad_request": ("bad-request", "the model does not take this request"),
     "empty": ("no-answer", "the model gave no answer within the tokens that it was allowed"),
 }
-_WRONG: tuple[ErrorCode, str] = ("no-answer", "the model's answer has another form than was asked for")
+_WRONG: tuple[ErrorCode, str] = ("wrong-form", "the model's answer has another form than was asked for")
 _UNAVAILABLE: tuple[ErrorCode, str] = ("unavailable", "the model could not be used")
 _LOST: tuple[ErrorCode, str] = ("payment-lost", "the payment was withdrawn before the answer was there")
 
@@ -54,8 +55,9 @@ _LOST: tuple[ErrorCode, str] = ("payment-lost", "the payment was withdrawn befor
 class Runner:
     """Runs jobs whose hold is open; every run ends in exactly one of posted, voided, or given back."""
 
-    def __init__(self, shop: Shop, outbox: Outbox, endings: Endings, promises: Promises) -> None:
+    def __init__(self, shop: Shop, outbox: Outbox, endings: Endings, promises: Promises, wrong: WrongAnswers) -> None:
         self._shop = shop
+        self._wrong = wrong
         self._outbox = outbox
         self._endings = endings
         self._promises = promises
@@ -210,6 +212,9 @@ class Runner:
             log.warning("a paid job cannot be run any more", extra={"job": job_id, "error": str(error)})
             await self._endings.give_up(job, error.code, error.text)
             return None
+        except RefusedError as error:
+            await self._endings.give_up(job, error.refusal.code, error.refusal.text)
+            return None
         except KeyError as error:  # the operator has changed what is sold since it was paid for
             log.error("a paid job cannot be run any more", extra={"job": job_id, "error": repr(error)})
             await self._endings.give_up(job, *_UNAVAILABLE)
@@ -247,6 +252,7 @@ class Runner:
         if failure is not None:
             return await self._broken(run, failure)
         if run.fruitless:
+            self._wrong.add(run.request)
             return await self._broken(run, ModelError("empty", "finished without a word"), False)
         try:
             if run.makes == "text":
@@ -256,6 +262,7 @@ class Runner:
             await (self._deliver(run) if run.text else self._used_up(run))
         except WrongAnswer as error:
             log.info("the answer has another form than was asked for", extra={"job": run.job.id, "error": str(error)})
+            self._wrong.add(run.request)
             await self._void(run, step(JobState.RUNNING, Broke(again=False)), *_WRONG)
         except (EncryptError, AnswerTooLarge, Undeliverable) as error:
             log.warning("an answer cannot be sent", extra={"job": run.job.id, "error": str(error)})
@@ -332,6 +339,7 @@ class Runner:
     async def _run_of(self, job: Job) -> Run:
         shop = self._shop
         request = shop.request_of(job)
+        self._wrong.check(request)
         service = shop.services[job.kind]
         gathered = await shop.inputs.gather(request, service.kind)
         quoted = job.model or service.models[0]

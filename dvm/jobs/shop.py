@@ -65,6 +65,7 @@ class Settings:
     hold: bool = False
     hold_margin_blocks: int = 3
     spend_msat_per_day: int = 0
+    wrong_answers_per_day: int = 5
     customer_relays: bool = True
 
 

@@ -118,7 +118,7 @@ async def test_an_answer_of_the_wrong_form_is_given_back_and_asked_for_only_once
     job = await bought(shop, buyer, 5050, output=JSON)
     receipt = await buyer.receipt(job)
     assert (receipt.cost, receipt.after, receipt.usage["output"]) == (0, receipt.paid, 50)
-    assert (await buyer.feedback(job, "error")).text.startswith("no-answer")
+    assert (await buyer.feedback(job, "error")).text.startswith("wrong-form")
     assert len(shop.model.prompts) == 1
 
 

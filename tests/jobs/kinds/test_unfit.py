@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,14 @@ import pytest
 
 from dvm.jobs.kinds import KINDS, checking
 from dvm.jobs.kinds.declaration import JSON, TEXT
+from dvm.ledger import JobState
 from dvm.models import Chunk, Usage
 from tests.standins.customer import Customer, customer
 from tests.standins.scripted import ScriptedModel, answer
 from tests.standins.workshop import Workshop, workshop
 
 USED = Usage(input=100, output=50)
+DAY = 86_400
 
 
 @pytest.fixture
@@ -47,7 +50,7 @@ async def test_an_answer_of_another_form_costs_nothing_and_is_not_tried_again(sh
     await shop.pay(buyer, job)
     said = await buyer.feedback(job, "error")
     receipt = await buyer.receipt(job)
-    assert said.text.startswith("no-answer")
+    assert said.text.startswith("wrong-form: ")
     assert receipt.after == receipt.paid
     assert len(shop.model.prompts) == 1
     assert not any(text.startswith("partial") for text in buyer.said(job))
@@ -60,3 +63,68 @@ async def test_one_that_its_limit_cut_short_is_sent_and_billed(shop: Workshop, b
     await shop.pay(buyer, job)
     assert (await buyer.result(job)).content == "[1, 2"
     assert ((await buyer.receipt(job)).cost or 0) > 0
+
+
+# Who provokes them
+
+
+async def unfit(shop: Workshop, buyer: Customer, count: int, first: int = 0) -> None:
+    """So many jobs whose answers are no JSON, the money for which comes back."""
+    shop.model.script = answer("Sure!")
+    for n in range(first, first + count):
+        job = await buyer.ask(f"{n}", output=JSON)
+        said = await buyer.until(job, lambda event: event.tag("status") in ("payment-required", "error"))
+        if said.tag("status") == "payment-required":  # else the balance covers it
+            await shop.pay(buyer, job)
+        assert (await buyer.feedback(job, "error")).text.startswith("wrong-form")
+
+
+async def refusal(buyer: Customer, shop: Workshop, text: str, **asked: str) -> str:
+    job = await buyer.ask(text, providers=[shop.keys.pubkey], **asked)
+    code = (await buyer.feedback(job, "error")).text.partition(":")[0]
+    assert await shop.state(job) is JobState.REJECTED  # and not paid first, out of the balance
+    return code
+
+
+async def test_who_provokes_them_again_and_again_is_refused_until_the_next_day(
+    relay: str, shop: Workshop, buyer: Customer, caplog: pytest.LogCaptureFixture
+) -> None:
+    await shop.close()
+    shop.set(wrong_answers_per_day=3, max_age=0, max_ahead=0)
+    shop.later = 3_600.0 if time.time() % DAY > DAY - 600 else 0.0  # midnight is not to come meanwhile
+    await shop.open()
+    await unfit(shop, buyer, 3)
+    assert await refusal(buyer, shop, "once more", output=JSON) == "too-many-wrong-answers"
+    assert len(shop.model.prompts) == 3
+    assert len([each for each in caplog.records if "again and again" in each.message]) == 1
+
+    job = await buyer.ask("in words, then")  # another output, out of the balance
+    assert (await buyer.result(job)).content == "Sure!"
+    async with customer(relay) as other:
+        await unfit(shop, other, 1)
+    shop.later += DAY
+    await unfit(shop, buyer, 1, first=10)
+
+
+async def test_what_was_paid_for_before_is_given_back_and_not_run(shop: Workshop, buyer: Customer) -> None:
+    await shop.close()
+    shop.set(wrong_answers_per_day=2, concurrency=1)
+    await shop.open()
+    jobs = [await buyer.ask(f"{n}", output=JSON) for n in range(5)]
+    for job in jobs:
+        await buyer.quote(job)
+    for job in jobs:
+        await shop.pay(buyer, job)
+    said = [(await buyer.feedback(job, "error")).text.partition(":")[0] for job in jobs]
+    assert sorted(said) == ["too-many-wrong-answers"] * 3 + ["wrong-form"] * 2
+    assert len(shop.model.prompts) == 2
+    accounts = await shop.balanced()
+    assert (accounts["revenue"], accounts["held"]) == (0, 0)
+
+
+async def test_0_is_no_limit(shop: Workshop, buyer: Customer) -> None:
+    await shop.close()
+    shop.set(wrong_answers_per_day=0)
+    await shop.open()
+    await unfit(shop, buyer, 7)
+    assert len(shop.model.prompts) == 7
