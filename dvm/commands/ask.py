@@ -45,6 +45,9 @@ def main(
     encrypt: Annotated[
         bool, typer.Option("--encrypt", help="So that only --provider can read it, and only you the answer.")
     ] = False,
+    session: Annotated[
+        str | None, typer.Option("--session", help="Continue the conversation of this name at --provider, or begin it.")
+    ] = None,
     param: Annotated[list[str] | None, typer.Option("--param", help="name=value; may be repeated.")] = None,
     given: Annotated[
         list[str] | None,
@@ -80,7 +83,11 @@ def main(
     named = None if provider is None else provider_key(provider, "--provider")
     if encrypt and named is None:
         raise typer.BadParameter("an encrypted job names the --provider that can read it", param_hint="--encrypt")
+    if session is not None and named is None:
+        raise typer.BadParameter("a conversation is continued by the --provider that has it", param_hint="--session")
     params = [_param(text) for text in param or ()]
+    if session is not None:
+        params.append(("session", session))
     inputs = [_input(text) for text in given or ()]
     if prompt is not None:
         text = _stdin() if prompt == "-" else prompt

@@ -32,6 +32,7 @@ from dvm.customer.updates import (
 from dvm.customer.waiting import News
 from dvm.customer.zapping import Zapper, ZapQuotes
 from dvm.nip90 import FEEDBACK, RECEIPT, TO_RESULT, Announcement, JobRequest, Receipt, cancel_draft
+from dvm.nip90.wire import is_hex64
 from dvm.nostr import Event, Filter, Keys, RelayPool
 
 RECENT = 200
@@ -241,6 +242,8 @@ class Purchase:
     def _quote_seconds(self) -> float:
         """How long a first word may take: the provider looks at all inputs before it says a price."""
         types = {each.type for each in self._request.inputs}
+        if (session := self._request.param("session")) is not None:  # an earlier job, or all that was named before
+            types.add("job" if is_hex64(session) else "event")
         options = self._options
         return options.quote + (options.prior if "job" in types else options.inputs if types - {"text"} else 0)
 

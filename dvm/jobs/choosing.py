@@ -38,6 +38,8 @@ def in_order(router: Router, service: Service, request: JobRequest, ask: Ask, fi
 
     output = ask.limits(1).output
     found = router.candidates(names, ask.prompt, output=output, price=price if auto else None, first=first)
+    if not found and not any(router.fits(name, approximate_tokens(ask.prompt)) for name in names):
+        raise InvalidRequest("prompt-too-long", f"of {', '.join(names)} none has room for it")
     if not found:
         raise InvalidRequest("invalid-input", f"of {', '.join(names)} none takes such an input, or one of that size")
     return found

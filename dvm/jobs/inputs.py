@@ -5,6 +5,10 @@ it is kept in memory, within bounds, and its hash in the ledger. Gathered anew (
 that hash, or the job is given back: else a page could grow between its price and its run, at the provider's cost.
 
 Nothing of a request that waits for another job is fetched, and nothing is charged, before that job's result is there.
+
+What a conversation's earlier jobs named is gathered again within the same bounds, after what the job names itself. What
+is gone by then is replaced by a remark, since no conversation ends with an old page; which ones were, is remembered
+with the hash, so that a job runs with what it was priced with.
 """
 
 from __future__ import annotations
@@ -14,16 +18,17 @@ import hashlib
 import re
 import time
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from dvm.jobs.admission import RefusedError
 from dvm.jobs.kinds import Gathered, Kind, Part
-from dvm.jobs.sources import Chain, Events, Urls
+from dvm.jobs.sources import Chain, Conversations, Events, Urls
+from dvm.jobs.sources.conversation import Earlier, Session, continues, history_of, named_by, session_of
 from dvm.jobs.sources.urls import from_data, too_large, unavailable
-from dvm.ledger import ConflictError, JobState, Store
+from dvm.ledger import ConflictError, GatheredInputs, Job, JobState, Store
 from dvm.models import Blob
 from dvm.nip90 import Input, InvalidRequest, JobRequest
 from dvm.nostr.fetching import Fetcher
@@ -35,8 +40,11 @@ MAX_NAMED = 16  # inputs of one request that are not in it
 MAX_GATHERING = 8  # requests for which something is fetched at one time
 MAX_QUEUE = 200  # further ones that wait for their turn
 MAX_WAITING, MAX_WAITING_EACH = 256, 8  # requests that wait for prior jobs: in all, and of one customer
+EARLIER_SECONDS = 5.0  # for each thing that an earlier job of a conversation named
 KEPT_BYTES = 64_000_000  # of inputs between price and run, of all jobs
 KEPT_JOBS = 10_000
+# What may pass, so that a job that is paid for is tried again: whatever else is wrong stays wrong.
+MAY_PASS = frozenset({"input-unavailable", "input-timeout"})
 _T = TypeVar("_T")
 _LINK = re.compile(r"https?://[^\s]{1,2040}", re.IGNORECASE).fullmatch
 
@@ -58,6 +66,16 @@ class Sources:
     poll: float = 10.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What was gathered, the job that is continued, and which of the things that earlier jobs named are `gone`: by
+    their number, the oldest first."""
+
+    gathered: Gathered
+    prior: Job | None
+    gone: frozenset[int]
+
+
 class Inputs:
     """Finds what a request names. Nothing of it is trusted. Without `sources` there is only text."""
 
@@ -77,15 +95,17 @@ class Inputs:
             self._chain = Chain(
                 sources.keys, sources.store, sources.relays, self._events, sources.clock, poll=sources.poll
             )
+            self._conversations = Conversations(sources.keys, sources.store)
 
     async def gather(self, request: JobRequest, kind: Kind) -> Gathered:
-        """All inputs, in the order of the request.
+        """All inputs, in the order of the request, and what was said before in the conversation that it continues.
 
         Raises InvalidRequest; RefusedError if too much is under way; ConflictError if the job has meanwhile ended.
         """
         kind.check(request)
+        session = session_of(request) if kind.converses else None
         named = sum(each.type != "text" for each in request.inputs)
-        if not named:
+        if not named and session is None:
             return Gathered(tuple(Part(i.data, i.type, i.marker) for i in request.inputs if i.data.strip()))
         if named > MAX_NAMED:
             raise InvalidRequest("invalid-input", f"at most {MAX_NAMED} inputs may be named, beside those of type text")
@@ -96,12 +116,12 @@ class Inputs:
         if sources is None:
             raise InvalidRequest("input-unavailable", "only inputs of type text are taken here")
         job = await sources.store.job(request.id)
-        priced = job is not None and job.state is not JobState.RECEIVED
         if job is not None and job.state not in (JobState.RECEIVED, JobState.PAID, JobState.RUNNING):
             raise ConflictError(f"the job is {job.state}")
-        received_at = None if priced or job is None else job.received_at
-        gathered = await self._gather(sources, request, kind, received_at, priced=priced)
-        await self._compare(sources.store, request.id, gathered, priced=priced)
+        if job is None or job.state is JobState.RECEIVED:
+            gathered = await self._first(sources, request, kind, session, None if job is None else job.received_at)
+        else:
+            gathered = await self._again(sources, request, kind)
         self._keep(request.id, gathered)
         return gathered
 
@@ -130,41 +150,84 @@ class Inputs:
 
     # Gathering
 
-    async def _gather(
-        self, sources: Sources, request: JobRequest, kind: Kind, received_at: int | None, *, priced: bool
+    async def _first(
+        self, sources: Sources, request: JobRequest, kind: Kind, session: Session | None, received_at: int | None
     ) -> Gathered:
-        named = [each for each in request.inputs if each.type == "job"]
-        results: dict[Input, str] = {}
-        if named:  # first, so that nothing else is held while it waits
-            with nullcontext() if priced else self._place(request):
-                found = await self._results(sources, request, named, received_at, priced=priced)
-                results = dict(zip(named, found, strict=True))
-        async with self._turn(priced=priced):
+        """Before it is priced. What is counted now is remembered."""
+        prior, results = await self._priors(sources, request, kind, session, received_at)
+        found = await self._gather(sources, request, kind, prior, results)
+        name = session.name if session is not None else None
+        key = None if name is None else self._conversations.key(request, name)
+        digest = " ".join([_hash(found.gathered), *map(str, sorted(found.gone))])
+        await sources.store.gathered(request.id, GatheredInputs(digest, prior.id if prior else None, key))
+        return found.gathered
+
+    async def _again(self, sources: Sources, request: JobRequest, kind: Kind) -> Gathered:
+        """To run: it must be what was counted before. Raises InvalidRequest."""
+        prior = await sources.store.prior(request.id)
+        jobs = [each for each in request.inputs if each.type == "job" and not continues(each, prior)]
+        # They were there when the price was made.
+        found = await self._results(request, jobs, sources.clock() + sources.seconds)
+        digest, *gone = (await sources.store.gathered_digest(request.id) or "").split(" ")
+        results = dict(zip(jobs, found, strict=True))
+        again = await self._gather(sources, request, kind, prior, results, frozenset(map(int, gone)))
+        if _hash(again.gathered) != digest:
+            raise InvalidRequest("input-changed", "what the request names has changed since its price was made")
+        return again.gathered
+
+    async def _gather(
+        self,
+        sources: Sources,
+        request: JobRequest,
+        kind: Kind,
+        prior: Job | None,
+        results: dict[Input, str],
+        gone: frozenset[int] | None = None,
+    ) -> _Found:
+        """`gone`: of a job that is priced, what was when it was."""
+        turns = await self._conversations.earlier(request, prior) if prior is not None else []
+        inputs = [each for each in request.inputs if not continues(each, prior)]
+        clock = asyncio.get_running_loop().time
+        async with self._turn(priced=gone is not None):
+            until = clock() + sources.seconds
             try:
-                async with asyncio.timeout(sources.seconds):
-                    parts = await self._found(sources, request, kind, results)
+                async with asyncio.timeout_at(until):
+                    parts, left = await self._parts(request, kind, inputs, results, sources.max_bytes)
+                    named = MAX_NAMED - sum(part.type != "text" for part in parts)
+                    if gone is not None:
+                        contents = await self._earlier(turns, kind, left, gone)
+                if gone is None:
+                    contents = await self._earlier_if_there(turns, kind, left, named, until)
             except TimeoutError:
                 raise unavailable() from None
-        return Gathered(tuple(parts))
+        history, gone = history_of(turns, kind, contents)
+        return _Found(Gathered(tuple(parts), history), prior, gone)
 
-    async def _found(self, sources: Sources, request: JobRequest, kind: Kind, results: dict[Input, str]) -> list[Part]:
+    async def _parts(
+        self, request: JobRequest, kind: Kind, inputs: Sequence[Input], results: dict[Input, str], left: int
+    ) -> tuple[list[Part], int]:
+        """What was found, and how many of the `left` bytes are left then."""
         parts: list[Part] = []
-        left = sources.max_bytes
-        for each in request.inputs:
+        for each in inputs:
             if each.type == "text" and not each.data.strip():
                 continue
-            content: str | Blob = each.data
-            if each.type == "url":
-                content = await self._urls.fetch(each.data, kind, left)
-            elif each.type == "event":
-                content = await self._events.text(each.data, (each.relay,) if each.relay else (), (request.customer,))
-            elif each.type == "job":
-                content = await self._of_result(results[each], kind, left)
+            content = await self._content(request, each, kind, left, results)
             left -= _size(content)
             if left < 0:
-                raise too_large(sources.max_bytes)
+                raise too_large(left + _size(content))
             parts.append(Part(content, each.type, each.marker, each.data if each.type != "text" else ""))
-        return parts
+        return parts, left
+
+    async def _content(
+        self, request: JobRequest, each: Input, kind: Kind, left: int, results: dict[Input, str]
+    ) -> str | Blob:
+        if each.type == "url":
+            return await self._urls.fetch(each.data, kind, left)
+        if each.type == "event":
+            return await self._events.text(each.data, (each.relay,) if each.relay else (), (request.customer,))
+        if each.type == "job":
+            return await self._of_result(results[each], kind, left)
+        return each.data
 
     async def _of_result(self, content: str, kind: Kind, left: int) -> str | Blob:
         """A result that is a file, where the kind takes files: by its address, or inline."""
@@ -185,16 +248,67 @@ class Inputs:
         finally:
             self._queue -= 1
 
+    # Conversations
+
+    async def _earlier(
+        self, turns: Sequence[Earlier], kind: Kind, left: int, gone: Collection[int]
+    ) -> dict[int, str | Blob]:
+        """What earlier jobs named, by its number, but for what is gone. Raises InvalidRequest."""
+        contents: dict[int, str | Blob] = {}
+        for number, (turn, each) in reversed(list(enumerate(named_by(turns)))):
+            if number not in gone:
+                contents[number] = content = await self._later(turn, each, kind, left)
+                left -= _size(content)
+        return contents
+
+    async def _earlier_if_there(
+        self, turns: Sequence[Earlier], kind: Kind, left: int, most: int, until: float
+    ) -> dict[int, str | Blob]:
+        """The same, the newest first, as far as it is still there and within the bounds: `left` bytes, `most` things,
+        and `until` on the loop's clock."""
+        contents: dict[int, str | Blob] = {}
+        clock = asyncio.get_running_loop().time
+        for number, (turn, each) in list(reversed(list(enumerate(named_by(turns)))))[:most]:
+            try:
+                async with asyncio.timeout_at(min(until, clock() + EARLIER_SECONDS)):
+                    content = await self._later(turn, each, kind, left)
+            except (InvalidRequest, TimeoutError):
+                continue
+            if _size(content) <= left:
+                left -= _size(content)
+                contents[number] = content
+        return contents
+
+    async def _later(self, turn: Earlier, each: Input, kind: Kind, left: int) -> str | Blob:
+        results: dict[Input, str] = {}
+        if each.type == "job":  # it was there: nobody waits for it once more
+            results[each] = await self._chain.content(turn.request, each, 0)
+        return await self._content(turn.request, each, kind, left, results)
+
     # Prior jobs
 
-    async def _results(
-        self, sources: Sources, request: JobRequest, named: Sequence[Input], received_at: int | None, *, priced: bool
-    ) -> list[str]:
-        """The results of prior jobs, in order; the first that fails ends it. Raises like `gather`."""
-        if priced:  # they were there when the price was made
-            until = sources.clock() + sources.seconds
-        else:
+    async def _priors(
+        self, sources: Sources, request: JobRequest, kind: Kind, session: Session | None, received_at: int | None
+    ) -> tuple[Job | None, dict[Input, str]]:
+        """The job that the request continues, and the results of the others that it names, waited for if need be:
+        first, so that nothing else is held meanwhile. Raises like `gather`."""
+        found = await self._conversations.named(request, session) if kind.converses else {}
+        jobs = [each for each in request.inputs if each.type == "job"]
+        if session is not None and session.prior is not None:
+            jobs.append(session.prior)
+        waited = [each for each in jobs if each not in found or found[each].state is not JobState.DELIVERED]
+        results: dict[Input, str] = {}
+        if waited:
             until = (sources.clock() if received_at is None else received_at) + WAIT_SECONDS
+            with self._place(request):
+                results = dict(zip(waited, await self._results(request, waited, until), strict=True))
+            if kind.converses:
+                found = await self._conversations.named(request, session)
+        prior = await self._conversations.choose(request, session, found) if kind.converses else None
+        return prior, results
+
+    async def _results(self, request: JobRequest, named: Sequence[Input], until: float) -> list[str]:
+        """The results of prior jobs, in order; the first that fails ends it. Raises like `gather`."""
         try:
             return await _all(*(self._chain.content(request, each, until) for each in named))
         except asyncio.CancelledError:
@@ -225,16 +339,8 @@ class Inputs:
 
     # Between price and run
 
-    async def _compare(self, store: Store, job_id: str, gathered: Gathered, *, priced: bool) -> None:
-        """Remember what is counted; what was counted before must be the same. Raises InvalidRequest."""
-        key, found = f"inputs {job_id}", _hash(gathered)
-        if not priced:
-            await store.remember(key, found)
-        elif await store.recall(key) != found:
-            raise InvalidRequest("input-changed", "what the request names has changed since its price was made")
-
     def _keep(self, job_id: str, gathered: Gathered) -> None:
-        size = sum(_size(part.content) for part in gathered.parts)
+        size = sum(map(_size, (*(part.content for part in gathered.parts), *_said(gathered))))
         if size > KEPT_BYTES:
             return
         self._kept[job_id] = size, gathered
@@ -259,11 +365,17 @@ def _size(content: str | Blob) -> int:
     return len(content.data) if isinstance(content, Blob) else len(content.encode("utf-8", "replace"))
 
 
+def _said(gathered: Gathered) -> Iterator[str | Blob]:
+    return (part for turn in gathered.history for part in turn.parts)
+
+
 def _hash(gathered: Gathered) -> str:
     """SHA-256 over everything that a model could be told."""
     hashed = hashlib.sha256()
-    for part in gathered.parts:
-        blob = part.content if isinstance(part.content, Blob) else Blob("", part.content.encode("utf-8", "replace"))
-        hashed.update(f"{part.type} {blob.mime} {len(blob.data)}\n".encode())
+    told: list[tuple[str, str | Blob]] = [(part.type, part.content) for part in gathered.parts]
+    told += [(turn.role, part) for turn in gathered.history for part in turn.parts]
+    for what, content in told:
+        blob = content if isinstance(content, Blob) else Blob("", content.encode("utf-8", "replace"))
+        hashed.update(f"{what} {blob.mime} {len(blob.data)}\n".encode())
         hashed.update(blob.data)
     return hashed.hexdigest()

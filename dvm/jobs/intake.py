@@ -187,6 +187,8 @@ class Intake:
             request = self._shop.read(event)
             self._wrong.check(request)
             service, terms = await self._terms(request)
+            if terms.msat > available and _may_wait(request):  # what it waited for may have left change
+                available = (await self._shop.store.balance(request.customer)).available
             if terms.msat <= available and await self._shop.store.hold(event.id, terms, self._shop.now()):
                 if Effect.RUN in step(JobState.RECEIVED, Covered()).effects:
                     self._run(event.id)
@@ -391,3 +393,8 @@ class Intake:
         except EncryptError:
             return
         self._outbox.send_unstored(error)
+
+
+def _may_wait(request: JobRequest) -> bool:
+    """Whether it names a job that it may have waited for."""
+    return request.param("session") is not None or any(each.type == "job" for each in request.inputs)

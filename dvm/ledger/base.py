@@ -19,6 +19,7 @@ from dvm.ledger.records import (
     Deposit,
     Entry,
     Finished,
+    GatheredInputs,
     Job,
     JobState,
     LedgerError,
@@ -49,6 +50,7 @@ __all__ = [
     "Deposit",
     "Entry",
     "Finished",
+    "GatheredInputs",
     "Job",
     "JobState",
     "LedgerError",
@@ -271,10 +273,40 @@ class Store(Protocol):
         watched for."""
         ...
 
+    # What jobs are about, and which of them continue others.
+
+    async def gathered(self, job_id: str, inputs: GatheredInputs) -> None:
+        """Remember what was gathered for a received job, until it ends, and what it continues, for ever if it is
+        delivered; what was remembered for it before is replaced. Raises ConflictError also if what it continues is
+        no delivered job of the same customer and kind."""
+        ...
+
+    async def gathered_digest(self, job_id: str) -> str | None:
+        """That of what was gathered for a job, until it ends."""
+        ...
+
+    async def prior(self, job_id: str) -> Job | None:
+        """The job that this one continues."""
+        ...
+
+    async def newest_of(self, session: str) -> Job | None:
+        """The newest delivered job of a session, by its keyed hash."""
+        ...
+
+    async def turns(self, job_id: str, limit: int) -> list[tuple[Job, str]]:
+        """A delivered job, the last of those that it continues, oldest first, each with the signed result ("" if
+        it is lost); only the newest `limit` of them."""
+        ...
+
     async def job(self, job_id: str) -> Job | None: ...
 
     async def jobs(self, states: Collection[JobState], limit: int = 100_000) -> list[Job]:
         """Jobs in any of these states, oldest first."""
+        ...
+
+    async def cancellable(self, limit: int) -> list[tuple[str, int]]:
+        """Jobs that their customers may still cancel, and when each was received: those with money behind them
+        first, then the newest."""
         ...
 
     async def quoted(self) -> dict[str, int]:

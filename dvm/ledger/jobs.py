@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection, Sequence
 
-from dvm.ledger import money, outbox, payments, queries
+from dvm.ledger import conversations, money, outbox, payments, queries
 from dvm.ledger.base import ConflictError, Job, JobState, Opened, PendingPayment, Publication, Terms
 
 _CLAIM = """UPDATE jobs SET state = 'running', attempts = attempts + 1, lease_until = ?, stamp = max(stamp + 1, ?)
@@ -122,6 +122,7 @@ def end(db: sqlite3.Connection, job_id: str, to: JobState, reason: str | None, r
         " request = CASE WHEN ?1 = 'rejected' THEN '' ELSE request END WHERE id = ?5",
         (to, reason, result, stamp, job_id),
     )
+    conversations.ended(db, job_id, to)
 
 
 def _set_terms(

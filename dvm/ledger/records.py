@@ -95,6 +95,16 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
+class GatheredInputs:
+    """What was gathered for a job before it was priced: a `digest` of it, to compare with when it runs; `prior`, the
+    delivered job that it continues; and a keyed hash of the `session` that it belongs to."""
+
+    digest: str
+    prior: str | None = None
+    session: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PendingPayment:
     """An invoice that was made for a job (or for a top-up: `job` None), to be watched for.
 

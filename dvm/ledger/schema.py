@@ -246,3 +246,28 @@ def m003_promises_and_payouts(db: Database) -> None:
         db.execute(statement)
     if broken := db.execute("PRAGMA foreign_key_check").fetchall():
         raise sqlite3.IntegrityError(f"{len(broken)} rows refer to nothing, the first in {broken[0][0]}")
+
+
+@migrations()
+def m004_conversations(db: Database) -> None:
+    """Jobs that continue others; and what was kept of inputs for jobs that have ended long since goes."""
+    for statement in (
+        # UNIQUE: a job continues at most one other. `session` is a keyed hash: the name that a customer gave to a
+        # conversation may have come encrypted. `seq` is the order in which the jobs came.
+        """CREATE TABLE conversations (
+            seq INTEGER PRIMARY KEY,
+            job TEXT NOT NULL UNIQUE REFERENCES jobs(id),
+            prior TEXT REFERENCES jobs(id),
+            session TEXT,
+            CHECK (prior IS NOT NULL OR session IS NOT NULL),
+            CHECK (prior <> job)
+        ) STRICT""",
+        "CREATE INDEX conversations_session ON conversations(session) WHERE session IS NOT NULL",
+        # A link is made while its job is unpriced; from then on it is what was priced.
+        """CREATE TRIGGER conversations_are_kept BEFORE UPDATE ON conversations
+            BEGIN SELECT RAISE(ABORT, 'what a job continues is fixed'); END""",
+        """DELETE FROM facts WHERE key LIKE 'inputs %' AND substr(key, 8) NOT IN
+            (SELECT id FROM jobs WHERE state = 'received' OR state = 'quoted' OR state = 'paid'
+                OR state = 'waiting' OR state = 'running' OR state = 'settling')""",
+    ):
+        db.execute(statement)

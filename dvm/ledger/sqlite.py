@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from sqlite_utils import Database
 
-from dvm.ledger import jobs, outbox, payments, payouts, postings, promises, queries
+from dvm.ledger import conversations, jobs, outbox, payments, payouts, postings, promises, queries
 from dvm.ledger.base import (
     HOLDING,
     UNPAID,
@@ -18,6 +18,7 @@ from dvm.ledger.base import (
     Deposit,
     Entry,
     Finished,
+    GatheredInputs,
     Job,
     JobState,
     Metered,
@@ -259,6 +260,24 @@ class SqliteStore:
     async def job_of_event(self, event_id: str) -> str | None:
         return await self._read(lambda db: outbox.job_of(db, event_id))
 
+    # Inputs and conversations
+
+    async def gathered(self, job_id: str, inputs: GatheredInputs) -> None:
+        # Early: as long as a crash may undo it, the job is not priced either, and gathers anew.
+        await self._writer.submit(lambda db: conversations.gathered(db, job_id, inputs), early=True)
+
+    async def gathered_digest(self, job_id: str) -> str | None:
+        return await self._look(lambda db: conversations.digest(db, job_id))
+
+    async def prior(self, job_id: str) -> Job | None:
+        return await self._look(lambda db: conversations.prior(db, job_id))
+
+    async def newest_of(self, session: str) -> Job | None:
+        return await self._look(lambda db: conversations.newest(db, session))
+
+    async def turns(self, job_id: str, limit: int) -> list[tuple[Job, str]]:
+        return await self._look(lambda db: conversations.turns(db, job_id, limit))
+
     # Looking things up
 
     async def job(self, job_id: str) -> Job | None:
@@ -266,6 +285,9 @@ class SqliteStore:
 
     async def jobs(self, states: Collection[JobState], limit: int = 100_000) -> list[Job]:
         return await self._read(lambda db: queries.jobs(db, states, limit))
+
+    async def cancellable(self, limit: int) -> list[tuple[str, int]]:
+        return await self._read(lambda db: queries.cancellable(db, limit))
 
     async def quoted(self) -> dict[str, int]:
         return await self._read(queries.quoted)

@@ -60,6 +60,7 @@ InvalidRequestCode = Literal[
     "input-cycle",  # the prior job waits for this one
     "input-depth",  # a chain of too many jobs
     "input-changed",  # not what was counted when the price was made
+    "prompt-too-long",  # more than any of the models has room for
 ]
 
 

@@ -150,17 +150,18 @@ async def test_forged_results_are_not_believed(shop: Workshop, buyer: Customer) 
 
 
 async def test_of_a_job_that_was_offered_to_all_only_our_own_result_is_believed(
-    shop: Workshop, buyer: Customer
+    shop: Workshop, buyer: Customer, relay: str
 ) -> None:
-    prior = asking(buyer.keys, ["x", "text"])
-    job = await buyer.send(after(buyer.keys, prior.id, shop))
-    await buyer.send(prior)
-    forged = await buyer.send(answering(Keys.generate(), prior, "a stranger's"))
-    await until(lambda: heard(shop, forged))
-    shop.model.scripts = [answer("ours"), answer("well")]
-    await shop.pay(buyer, prior.id)
-    await shop.pay(buyer, job)
-    await buyer.receipt(job)
+    async with customer(relay) as other:
+        prior = asking(other.keys, ["x", "text"])
+        job = await buyer.send(after(buyer.keys, prior.id, shop))
+        await other.send(prior)
+        forged = await buyer.send(answering(Keys.generate(), prior, "a stranger's"))
+        await until(lambda: heard(shop, forged))
+        shop.model.scripts = [answer("ours"), answer("well")]
+        await shop.pay(other, prior.id)
+        await shop.pay(buyer, job)
+        await buyer.receipt(job)
     assert told(shop)[1] == ("ours", BELOW)
 
 

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from dvm.ledger import JobState, PayoutState, SqliteStore, queries
+from dvm.ledger import GatheredInputs, JobState, PayoutState, SqliteStore, conversations, queries
 from dvm.ledger import outbox as outbox_of
 from dvm.ledger import payments as payments_of
 from dvm.ledger import payouts as payouts_of
 from dvm.ledger import promises as promises_of
 from dvm.ledger.queries import WATCH_SECONDS, ZAP_WATCH_SECONDS
-from tests.ledger.books import NOW, hash_of, owned, receipt_for, withdrawal, zap
+from tests.ledger.books import NOW, hash_of, job, owned, receipt_for, withdrawal, zap
 
-BIG = ("jobs", "payments", "payouts", "receipts", "outbox", "transfers", "accounts", "holds", "usage")
+BIG = ("jobs", "conversations", "payments", "payouts", "receipts", "outbox", "transfers", "accounts", "holds", "usage")
 ID = hash_of("somebody")
+RECEIVED = job("received").id
 OPEN = (JobState.RECEIVED, JobState.PAID, JobState.RUNNING, JobState.SETTLING)
 ASKED: dict[str, Callable[[sqlite3.Connection], object]] = {
     "watched": lambda db: queries.watched(db, NOW),
@@ -36,6 +37,11 @@ ASKED: dict[str, Callable[[sqlite3.Connection], object]] = {
     "the outbox": lambda db: outbox_of.unsent(db, 10),
     "answers": lambda db: outbox_of.answers(db, ID),
     "a job by its quote": lambda db: outbox_of.job_of(db, ID),
+    "what a job continues": lambda db: conversations.prior(db, ID),
+    "a session": lambda db: conversations.newest(db, "somebody's"),
+    "a conversation": lambda db: conversations.turns(db, ID, 10),
+    "new inputs": lambda db: conversations.gathered(db, RECEIVED, GatheredInputs("digest", None, "somebody's")),
+    "ended inputs": lambda db: conversations.ended(db, ID, JobState.FAILED),
     "reserved payouts": lambda db: payouts_of.in_states(db, (PayoutState.RESERVED,), 10),
     "a payout": lambda db: payouts_of.find(db, ID),
     "a new payout": lambda db: payouts_of.reserve(db, withdrawal("new", 10), 1_000, ()),
@@ -48,6 +54,7 @@ ASKED: dict[str, Callable[[sqlite3.Connection], object]] = {
 async def test_a_question_that_is_often_asked_finds_its_index(store: SqliteStore, tmp_path: Path, name: str) -> None:
     await owned(store, 10_000)
     await store.expect(zap("old", 1_000))
+    await store.open_job(job("received"))
     db = sqlite3.connect(tmp_path / "dvm.db", isolation_level=None)
     asked: list[str] = []
     db.execute("BEGIN")

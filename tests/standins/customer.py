@@ -13,6 +13,7 @@ from dvm.nip90 import (
     FEEDBACK,
     RECEIPT,
     Feedback,
+    Input,
     Receipt,
     Result,
     cancel_draft,
@@ -48,7 +49,7 @@ class Customer:
         self.pool.start()
         assert await self.pool.wait_connected(connections, 10)
 
-    async def ask(self, *texts: str, at: int | None = None, kind: int = KIND, **fields: Any) -> str:
+    async def ask(self, *texts: str | Input, at: int | None = None, kind: int = KIND, **fields: Any) -> str:
         """Publish a request; the fields are those of `request_draft`. Its id."""
         request = request_draft(kind, texts, keys=self.keys, **fields).sign(self.keys, at or int(time.time()))
         return await self.send(request)

@@ -10,10 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from dvm.models import Blob, Limits, ModelError, Output, Prompt
+from dvm.models import Blob, Limits, ModelError, Output, Prompt, Turn
 from dvm.nip90 import InputType, InvalidRequest, JobRequest, Param
 from dvm.pricing import Price
 
+SESSION = (
+    "Which conversation this continues: the id of an earlier job or result of yours, or a name of your own, 1 to 64 "
+    "characters, which begins one when it is new"
+)
 TEXT, MARKDOWN, VTT, JSON = "text/plain", "text/markdown", "text/vtt", "application/json"
 
 
@@ -47,9 +51,11 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """All inputs of a request, in its order, without blank ones."""
+    """All inputs of a request, in its order, without blank ones; `history` is what was said before, oldest first, in
+    the conversation that it continues."""
 
     parts: tuple[Part, ...] = ()
+    history: tuple[Turn, ...] = ()
 
     def contents(self) -> tuple[str | Blob, ...]:
         """Raises InvalidRequest if there is nothing."""
@@ -125,6 +131,9 @@ class Kind:
     their form. `makes` is what the model is asked for: images and speech are delivered as files (dvm.jobs.files),
     small ones within the answer if there is no other way and they may stand there (`inline`).
     `least_output` are the tokens without which there is no answer at all: no bid is met by allowing fewer.
+    `converses`: an earlier job of the same kind and customer may be continued (dvm.jobs.sources.conversation), and the
+    param `session` is among the others. What `read` makes of the earlier inputs stands before the prompt then; the
+    answers are text.
     """
 
     kind: int
@@ -140,6 +149,14 @@ class Kind:
     makes: Output = "text"
     least_output: int | None = None
     inline: bool = True
+    converses: bool = False
+
+    def __post_init__(self) -> None:
+        if self.converses:
+            if self.makes != "text":
+                raise ValueError("a kind that converses answers with text")
+            params = {**self.params, "session": self.params.get("session", SESSION)}
+            object.__setattr__(self, "params", params)
 
     def check(self, request: JobRequest) -> None:
         """Refuse what no answer of this kind could serve, before anything is fetched. Raises InvalidRequest."""
@@ -190,5 +207,7 @@ class Service:
     def read(self, request: JobRequest, gathered: Gathered, model: str) -> Ask:
         """The request as that model is to be asked. Raises InvalidRequest."""
         ask = self.kind.read(request, gathered, self.systems.get(model))
+        # The same turns in front, job after job: so what a provider has cached of them is found again.
+        prompt = replace(ask.prompt, turns=(*gathered.history, *ask.prompt.turns))
         check = self.kind.checks.get(self.kind.output(request) or "")
-        return replace(ask, check=check, output=self.kind.makes)
+        return replace(ask, prompt=prompt, check=check, output=self.kind.makes)

@@ -31,4 +31,5 @@ KIND = Kind(
     params=SAMPLING,
     inputs=frozenset({"text", "event", "job", "url"}),
     files=("text/", "image/", "audio/", "video/", "application/pdf"),
+    converses=True,
 )

@@ -191,7 +191,7 @@ class Chain:
         """Follow what prior jobs themselves wait for, as far as it is public. Raises InvalidRequest."""
         level, seen = [first], {first.id}
         for _ in range(MAX_DEPTH):
-            before = {event_id for event in level for event_id in _prior(event)}
+            before = {event_id for event in level for event_id in await self._waits_for(event)}
             if request.id in before:
                 raise _cycle()
             following = sorted(before - seen)[:MAX_LEVEL]
@@ -201,6 +201,13 @@ class Chain:
             if not level:
                 return
         raise InvalidRequest("input-depth", f"a chain may have at most {MAX_DEPTH} prior jobs")
+
+    async def _waits_for(self, event: Event) -> set[str]:
+        """What it names, but for what it continues: a conversation is as long as it likes, and its links are ours."""
+        names = set(_prior(event))
+        if names and (continued := await self._store.prior(event.id)) is not None:
+            names -= {continued.id, continued.result}
+        return names
 
     async def _look_up(self, event_id: str, hints: tuple[str, ...]) -> Event | None:
         return await self._own(event_id) or await self._events.find(event_id, hints)
