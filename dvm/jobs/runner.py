@@ -10,6 +10,7 @@ from dvm.jobs.admission import ErrorCode, RefusedError
 from dvm.jobs.choosing import in_order
 from dvm.jobs.endings import Endings
 from dvm.jobs.files import Undeliverable
+from dvm.jobs.inputs import MAY_PASS
 from dvm.jobs.kinds import Ask
 from dvm.jobs.kinds.declaration import WrongAnswer
 from dvm.jobs.outbox import Outbox
@@ -208,10 +209,8 @@ class Runner:
             return None
         try:
             run = await self._run_of(job)
-        except InvalidRequest as error:  # what it names elsewhere has changed, say
-            log.warning("a paid job cannot be run any more", extra={"job": job_id, "error": str(error)})
-            await self._endings.give_up(job, error.code, error.text)
-            return None
+        except InvalidRequest as error:
+            return await self._not_gathered(job, error)
         except RefusedError as error:
             await self._endings.give_up(job, error.refusal.code, error.refusal.text)
             return None
@@ -323,6 +322,20 @@ class Runner:
             pause = error.retry_after or settings.retry_seconds * 2 ** (job.attempts - 1)
             return min(pause, MAX_PAUSE)
         await self._void(run, following, *_SAID.get(error.code, _UNAVAILABLE))
+        return None
+
+    async def _not_gathered(self, job: Job, error: InvalidRequest) -> float | None:
+        """What it names elsewhere has changed, say, or is not to be had at the moment: that may pass."""
+        settings = self._shop.settings
+        again = error.code in MAY_PASS and job.attempts < settings.attempts
+        following = step(JobState.RUNNING, Broke(again=again))
+        said = {"job": job.id, "attempt": job.attempts, "again": again, "error": str(error)}
+        log.warning("what a paid job names cannot be had", extra=said)
+        if Effect.RELEASE in following.effects:
+            await self._shop.store.release(job.id, attempted=True, stamp=job.stamp)
+            pause = 0.0 if job.id in self._deleted else settings.retry_seconds * 2 ** (job.attempts - 1)
+            return min(pause, MAX_PAUSE)
+        await self._endings.give_up(job, error.code, error.text, to=following.state)
         return None
 
     async def _void(self, run: Run, following: Step, code: ErrorCode, text: str) -> None:
