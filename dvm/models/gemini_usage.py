@@ -10,7 +10,8 @@ the total or the answer itself says otherwise. Where the promise is broken, thes
    count of it; then thoughts, which models leave out most often).
 3. The total is smaller by exactly the thoughts (or the tool-use prompt): they stand within the
    candidates (or the prompt) as well, and are counted once. So nobody pays for more than the total.
-4. A prompt or an answer that there was, but that neither its class nor the total counts, is our own
+4. The total is larger by exactly the cached tokens: they stand beside the prompt, and are no thoughts.
+5. A prompt or an answer that there was, but that neither its class nor the total counts, is our own
    approximation (some models count the answer only in the stream's last report).
 
 Each class that is not as reported, and with a broken promise that none of this explains the output, is in
@@ -74,6 +75,9 @@ def to_usage(report: Report | None, *, own_input: int, own_output: int) -> tuple
     if candidates is None and own_output > 0:
         candidates, rest = _fill(own_output, rest, only=thoughts is not None)
         estimated.add("output")
+    if prompt is not None and 0 < cached == rest:
+        prompt, rest = prompt + cached, 0
+        estimated.add("input")
     if thoughts is None and rest is not None and rest > 0:
         thoughts, rest = rest, 0
         estimated.add("thoughts")

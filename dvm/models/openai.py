@@ -65,6 +65,11 @@ class _Answer:
             return Usage(self.own_input, 0, self.tokens, self.thoughts, estimated)
         return None
 
+    def lost(self) -> Usage | None:
+        """The usage of an answer that broke off; None when the model may have done nothing at all."""
+        ours = frozenset({"input", "output"})
+        return self.used() or (Usage(self.own_input, 0, self.tokens, 0, ours) if self.tokens else None)
+
     def take_report(self, raw: object) -> None:
         """What a piece says of the usage, if it does. Raises Contradiction."""
         found = to_usage(raw, own_input=self.own_input, own_output=self.tokens, own_thoughts=self.thoughts)
@@ -195,7 +200,7 @@ class OpenAIModel:
 
     def _take(self, answer: _Answer, piece: Any) -> str:
         """Bring `answer` up to date; the text that this piece of it brought. Raises ModelError."""
-        if (error := within_stream(piece, key=self._key, usage=answer.used())) is not None:
+        if (error := within_stream(piece, key=self._key, usage=answer.lost())) is not None:
             raise error
         if not isinstance(piece, dict):
             raise self._error(Refused("the endpoint's answer makes no sense: no object"), answer)
@@ -237,19 +242,19 @@ class OpenAIModel:
             return Chunk(usage=usage, finish=finish, version=answer.version)
         reason = scrub(answer.finish or "none", self._key)
         if self._closed:
-            raise ModelError("unavailable", f"model {self.name} was closed", usage=usage)
+            raise ModelError("unavailable", f"model {self.name} was closed", usage=answer.lost())
         if answer.finish is None:
-            raise ModelError("broken_off", "the stream ended without a finish", usage=usage)
+            raise ModelError("broken_off", "the stream ended without a finish", usage=answer.lost())
         if answer.spoken:
-            raise ModelError("broken_off", f"the answer is not whole: {reason}", usage=usage)
+            raise ModelError("broken_off", f"the answer is not whole: {reason}", usage=answer.lost())
         raise ModelError("empty", f"the model ended without an answer: {reason}", usage=usage)
 
     def _error(self, error: Exception, answer: _Answer) -> ModelError:
         if self._closed:
-            return ModelError("unavailable", f"model {self.name} was closed", usage=answer.used())
+            return ModelError("unavailable", f"model {self.name} was closed", usage=answer.lost())
         if isinstance(error, TimeoutError):
-            return ModelError("stalled", "nothing arrived for too long", usage=answer.used())
-        return to_model_error(error, key=self._key, answered=answer.begun, usage=answer.used())
+            return ModelError("stalled", "nothing arrived for too long", usage=answer.lost())
+        return to_model_error(error, key=self._key, answered=answer.begun, usage=answer.lost())
 
     def _connected(self) -> Wire:
         if self._closed:

@@ -145,6 +145,13 @@ def test_no_more_is_cached_than_there_was() -> None:
     assert usage == Usage(0, 5, 1, 0, frozenset({"cached"}))
 
 
+def test_cached_tokens_beside_the_prompt_are_no_thoughts() -> None:
+    beside = frozenset({"input"})
+    assert used(prompt=5, cached=9, candidates=1, total=15) == Usage(5, 9, 1, 0, beside)
+    assert used(prompt=5, cached=9, candidates=1, thoughts=2, total=17) == Usage(5, 9, 1, 2, beside)
+    assert used(prompt=20, cached=9, candidates=1, thoughts=9, total=30) == Usage(11, 9, 1, 9)
+
+
 def test_without_a_report_everything_is_our_own_count() -> None:
     usage, sound = to_usage(None, own_input=3, own_output=4)
     assert not sound

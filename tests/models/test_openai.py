@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -174,7 +173,7 @@ async def test_what_comes_after_the_last_report_is_our_own_count(endpoint: OpenA
         said,
         {"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": {"prompt_tokens": "many"}},
     ]
-    endpoint.script(raw=b"".join(f"data: {json.dumps(piece)}\n\n".encode() for piece in pieces))
+    endpoint.script(pieces=pieces)
     assert (await ask(model)).usage == Usage(9, 0, 32, 1, frozenset({"output", "thoughts"}))
 
 

@@ -43,6 +43,7 @@ class GeminiStandIn:
         self.connections: set[Connection] = set()
         self.port = port
         self._scripts: dict[str, Script] = {}
+        self._play: deque[Script] = deque()
         self._server: asyncio.Server | None = None
         self._changed = asyncio.Event()
 
@@ -82,12 +83,19 @@ class GeminiStandIn:
         else:
             self._scripts[model] = script or Script(**settings)
 
+    def play(self, *scripts: Script) -> None:
+        """The next answers, whichever models are asked, are these, one after the other."""
+        self._play = deque(scripts)
+
     def forget(self) -> None:
         """No scripts any more."""
         self._scripts.clear()
+        self._play.clear()
 
     def script_for(self, model: str, endpoint: str) -> Script:
         """The script that this request is answered by; counts its `times`."""
+        if endpoint == "generate" and self._play:
+            return self._play.popleft()
         for name in (model, "*"):
             script = self._scripts.get(name)
             if script is None or script.endpoint not in {endpoint, "any"}:

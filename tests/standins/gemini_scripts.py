@@ -20,6 +20,7 @@ class Script:
     (an error object in the stream, of status `status` or 503), `stall` (silence; the connection stays),
     `raw` (`raw_body` as a data line).
     usage: in which chunks; usage_set replaces fields of it, None removes them.
+    chunks: the answer's response objects as they are, instead of all that.
     times: for so many requests only; None is for ever. endpoint: which it concerns.
     """
 
@@ -33,6 +34,7 @@ class Script:
     blobs: Sequence[tuple[str, str]] = ()  # further ones, each in a chunk of its own, before the text
     usage: Literal["every", "last", "first", "never"] = "every"
     usage_set: dict[str, Any] = field(default_factory=dict)
+    chunks: Sequence[dict[str, Any]] | None = None
     finish: str | None = None  # instead of STOP or MAX_TOKENS; "" is none
     block_reason: str | None = None
     status: int | None = None
@@ -75,6 +77,8 @@ NAMED: dict[str, Script] = {
 
 def chunks_of(script: Script, model: str, payload: dict[str, Any]) -> list[dict[str, Any]]:
     """The answer's chunks, as the script and the generation config will have them."""
+    if script.chunks is not None:
+        return list(script.chunks)
     prompt = input_tokens(payload)
     config = payload.get("generationConfig") or {}
     if script.block_reason is not None:

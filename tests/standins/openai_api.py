@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -30,7 +31,8 @@ class Script:
     usage_set replaces fields of it, None removes them; usage_raw replaces all of it.
     fault, after `fault_after` pieces: `stall` (silence; the connection stays), `cut` (the connection ends in the
     middle of a piece), `reset` (it is aborted), `end` (a proper end, but neither a finish nor [DONE]).
-    raw: instead of an answer, what is sent as it is. plain: one JSON object instead of a stream.
+    pieces: the answer's objects as they are. raw: instead of an answer, what is sent as it is.
+    plain: one JSON object instead of a stream.
     times: for so many requests only; None is for ever.
     """
 
@@ -49,6 +51,7 @@ class Script:
     headers: dict[str, str] = field(default_factory=dict)
     fault: Literal["stall", "cut", "reset", "end"] | None = None
     fault_after: int = 0
+    pieces: Sequence[dict[str, Any]] | None = None
     raw: bytes | None = None
     content_type: str = "text/event-stream"
     plain: bool = False
@@ -70,6 +73,7 @@ class OpenAIStandIn:
         self.headers: deque[dict[str, str]] = deque(maxlen=1000)
         self.counters: Counter[str] = Counter()
         self._script = Script()
+        self._play: deque[Script] = deque()
         self._changed = asyncio.Event()
         self._loopback = Loopback(self._serve)
 
@@ -94,6 +98,10 @@ class OpenAIStandIn:
         """From now on it answers like this; no settings: as by default."""
         self._script = Script(**settings)
 
+    def play(self, *scripts: Script) -> None:
+        """The next answers are these, one after the other."""
+        self._play = deque(scripts)
+
     async def until(self, what: str, at_least: int = 1, *, seconds: float = 10.0) -> None:
         """Wait until the counter has reached this. Raises TimeoutError."""
         async with asyncio.timeout(seconds):
@@ -106,6 +114,8 @@ class OpenAIStandIn:
         self._changed.set()
 
     def _next_script(self) -> Script:
+        if self._play:
+            return self._play.popleft()
         script = self._script
         if script.times is not None:
             left = script.times - 1
@@ -193,6 +203,9 @@ class OpenAIStandIn:
                 await self._fail(send, script, line)
                 return
             await _more(send, line)
+        if script.fault is not None and script.fault_after >= len(pieces):
+            await self._fail(send, script, b"")
+            return
         if script.done:
             await _more(send, b"data: [DONE]\n\n")
         await _end(send)
@@ -213,6 +226,8 @@ class OpenAIStandIn:
 
 def _pieces(script: Script, request: dict[str, Any]) -> list[dict[str, Any]]:
     """The answer's pieces, as the script and the request will have them."""
+    if script.pieces is not None:
+        return list(script.pieces)
     frame = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "model": f"{request['model']}-2026"}
     text = _last_text(request) if script.text is None else script.text
     room = max(0, _limit(request) - script.thoughts) * CHARACTERS_PER_TOKEN
