@@ -23,6 +23,7 @@ class Stranger:
         self.keys = sdk.Keys.generate()
         self.heard: defaultdict[str, list[Raw]] = defaultdict(list)
         self.events: dict[str, sdk.Event] = {}
+        self.relays: set[str] = set()  # from which it heard anything
         self._client = sdk.ClientBuilder().build()
         self._wallet = sdk.NostrWalletConnectBuilder(sdk.NostrWalletConnectUri.parse(wallet_uri)).build()
         self._changed = asyncio.Event()
@@ -32,8 +33,13 @@ class Stranger:
     def pubkey(self) -> str:
         return self.keys.public_key().to_hex()
 
-    async def connect(self, relay: str) -> None:
-        await self._client.add_relay(sdk.RelayUrl.parse(relay))
+    async def connect(self, relay: str, writes: str | None = None) -> None:
+        """To listen on that relay, and to publish there as well, or else on `writes`."""
+        if writes is None:
+            await self._client.add_relay(sdk.RelayUrl.parse(relay))
+        else:
+            await self._client.add_relay(sdk.RelayUrl.parse(relay), capabilities=sdk.RelayCapabilities.read())
+            await self._client.add_relay(sdk.RelayUrl.parse(writes), capabilities=sdk.RelayCapabilities.write())
         await self._client.try_connect(timedelta(seconds=10))
         notifications = self._client.notifications()
         self._listening = asyncio.create_task(self._listen(notifications))
@@ -110,14 +116,15 @@ class Stranger:
             if isinstance(note, sdk.ClientNotification.NEW_EVENT):
                 event = json.loads(note.event.as_json())
                 self.events[event["id"]] = note.event
+                self.relays.add(str(note.relay_url))
                 self.heard[tag(event, "e")[1]].append(event)
                 self._changed.set()
 
 
 @asynccontextmanager
-async def stranger(relay: str, wallet_uri: str) -> AsyncIterator[Stranger]:
+async def stranger(relay: str, wallet_uri: str, writes: str | None = None) -> AsyncIterator[Stranger]:
     one = Stranger(wallet_uri)
-    await one.connect(relay)
+    await one.connect(relay, writes)
     try:
         yield one
     finally:

@@ -5,12 +5,26 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from hashlib import sha256
 
 import pytest
 import pytest_asyncio
 
 from dvm.lightning.bolt11 import decode
-from tests.e2e.bazaar import BID, WARES, Bazaar, Ware, bazaar
+from tests.e2e.bazaar import (
+    BID,
+    LARGE,
+    NOTE,
+    PNG,
+    QUESTION,
+    WARES,
+    Bazaar,
+    Ware,
+    bazaar,
+    is_about_the_three,
+    pictures,
+    spoken,
+)
 from tests.standins.ldk import program
 from tests.standins.ndk import Heard, NdkCustomer, ndk_customer
 
@@ -81,6 +95,66 @@ async def test_a_job_in_every_shape_that_ndk_has_is_quoted_paid_and_read(
     async with asyncio.TaskGroup() as jobs:
         for scheme, beside in SHAPES:
             jobs.create_task(one(scheme, beside))
+
+
+@pytest.mark.parametrize("scheme", [None, "nip44", "nip04"])
+async def test_a_page_an_event_and_an_earlier_job_are_what_ndk_asks_about(
+    shop: Bazaar, ndk: NdkCustomer, scheme: str | None
+) -> None:
+    earlier = WARES[2]
+    prior = await ndk.ask(earlier.kind, earlier.inputs, earlier.params, scheme=scheme)
+    inputs = [
+        [f"{shop.pages.url}/page", "url"],
+        [await ndk.note(NOTE), "event", shop.relay],
+        [prior["job"], "job", shop.relay, "said before"],
+        [QUESTION, "text"],
+    ]
+    asked = await ndk.ask(5050, inputs, [], scheme=scheme)
+    await shop.wallet.pay(agreed(await ndk.status(prior["job"], "payment-required")))
+    await shop.wallet.pay(agreed(await ndk.status(asked["job"], "payment-required")))
+    result = await ndk.result(asked["job"])
+    assert (result["result"], result["status"], result["valid"]) == (WARES[3].answer, "success", True)
+    assert result["encrypted"] is (scheme is not None)
+    assert result["inputs"] == ([] if scheme else inputs)
+    assert is_about_the_three(shop.shown(5050)[-1], earlier.answer)
+
+
+@pytest.mark.parametrize("scheme", [None, "nip44", "nip04"])
+async def test_a_picture_at_an_address_comes_before_the_model_as_a_picture(
+    shop: Bazaar, ndk: NdkCustomer, scheme: str | None
+) -> None:
+    asked = await ndk.ask(5000, [[f"{shop.pages.url}/image.png", "url"]], [], output="application/json", scheme=scheme)
+    await shop.wallet.pay(agreed(await ndk.status(asked["job"], "payment-required")))
+    assert (await ndk.result(asked["job"]))["result"] == WARES[0].answer
+    assert pictures(shop.shown(5000)[-1]) == [PNG]
+
+
+@pytest.mark.parametrize("ware", [ware for ware in WARES if ware.made], ids=lambda ware: str(ware.kind))
+async def test_ndk_fetches_a_file_from_the_address_that_the_result_is(
+    shop: Bazaar, ndk: NdkCustomer, ware: Ware
+) -> None:
+    with shop.uploading():
+        asked = await ndk.ask(ware.kind, ware.inputs, ware.params, output=ware.output)
+        await shop.wallet.pay(agreed(await ndk.status(asked["job"], "payment-required")))
+        url = (await ndk.result(asked["job"]))["result"]
+    file = PNG if ware.kind == 5100 else spoken()
+    fetched = await ndk.fetch(url)
+    assert (fetched["status"], fetched["sha256"]) == (200, sha256(file).hexdigest())
+    assert fetched["sha256"] in url
+    assert shop.files.get(url) == (file, ware.output)
+
+
+@pytest.mark.parametrize("scheme", ["nip44", "nip04"])
+async def test_ndk_opens_an_encrypted_file_by_what_the_encrypted_result_says(
+    shop: Bazaar, ndk: NdkCustomer, scheme: str
+) -> None:
+    with shop.uploading():
+        asked = await ndk.ask(5100, [["A coin", "text"]], [["model", "large"]], scheme=scheme)
+        await shop.wallet.pay(agreed(await ndk.status(asked["job"], "payment-required")))
+        told = json.loads((await ndk.result(asked["job"]))["result"])
+    fetched = await ndk.fetch(told["url"], told["decryption-key"], told["decryption-nonce"])
+    assert fetched["sha256"] == told["x"]
+    assert fetched["opened"] == told["ox"] == sha256(LARGE).hexdigest()
 
 
 async def test_json_that_ndk_asked_for_is_json(shop: Bazaar, ndk: NdkCustomer) -> None:

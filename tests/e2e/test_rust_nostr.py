@@ -6,13 +6,29 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from hashlib import sha256
 
+import httpx
 import nostr_sdk as sdk
 import pytest
 import pytest_asyncio
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from tests.e2e.bazaar import BID, WARES, Bazaar, Ware, bazaar
+from tests.e2e.bazaar import (
+    BID,
+    LARGE,
+    NOTE,
+    PNG,
+    QUESTION,
+    WARES,
+    Bazaar,
+    Ware,
+    bazaar,
+    is_about_the_three,
+    pictures,
+)
 from tests.e2e.stranger import Raw, Stranger, stranger
+from tests.standins.relay import running_relay
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -73,6 +89,76 @@ async def test_a_job_in_clear_and_in_both_schemes_is_quoted_paid_and_read(
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
+async def test_a_page_an_event_and_an_earlier_job_are_asked_about(
+    shop: Bazaar, customer: Stranger, scheme: str | None
+) -> None:
+    earlier = WARES[2]
+    wanted = [*(["i", *each] for each in earlier.inputs), *(["param", *each] for each in earlier.params)]
+    prior = await ask(shop, customer, scheme, earlier.kind, wanted)
+    inputs = [
+        ["i", f"{shop.pages.url}/page", "url"],
+        ["i", await customer.send(1, [], NOTE), "event", shop.relay],
+        ["i", prior, "job", shop.relay, "said before"],
+        ["i", QUESTION, "text"],
+    ]
+    job = await ask(shop, customer, scheme, 5050, inputs)
+    await pay(customer, prior, scheme)
+    await pay(customer, job, scheme)
+    result = read(customer, await customer.of_kind(job, 6050), scheme)
+    assert result.verify()
+    assert said(customer, result, scheme) == WARES[3].answer
+    assert [tag.to_vec() for tag in result.tags() if tag.kind() == "i"] == ([] if scheme else inputs)
+    assert is_about_the_three(shop.shown(5050)[-1], earlier.answer)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_a_picture_at_an_address_comes_before_the_model_as_a_picture(
+    shop: Bazaar, customer: Stranger, scheme: str | None
+) -> None:
+    wanted = [["i", f"{shop.pages.url}/image.png", "url"], ["output", "application/json"]]
+    job = await ask(shop, customer, scheme, 5000, wanted)
+    await pay(customer, job, scheme)
+    result = read(customer, await customer.of_kind(job, 6000), scheme)
+    assert said(customer, result, scheme) == WARES[0].answer
+    assert pictures(shop.shown(5000)[-1]) == [PNG]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_a_file_that_no_event_holds_is_where_the_result_says_for_its_customer(
+    shop: Bazaar, customer: Stranger, scheme: str | None
+) -> None:
+    with shop.uploading():
+        job = await ask(shop, customer, scheme, 5100, [["i", "A coin", "text"], ["param", "model", "large"]])
+        await pay(customer, job, scheme)
+        result = read(customer, await customer.of_kind(job, 6100), scheme)
+    answer = said(customer, result, scheme)
+    told = {"url": answer} if scheme is None else json.loads(answer)
+    async with httpx.AsyncClient() as client:
+        data = (await client.get(told["url"])).content
+    assert sha256(data).hexdigest() == told.get("x", sha256(LARGE).hexdigest())
+    assert sha256(data).hexdigest() in told["url"]
+    if scheme is not None:
+        key = AESGCM(bytes.fromhex(told["decryption-key"]))
+        data = key.decrypt(bytes.fromhex(told["decryption-nonce"]), data, None)
+    assert data == LARGE
+
+
+@pytest.mark.parametrize("scheme", [None, "nip44"])
+async def test_everything_reaches_a_customer_who_listens_on_their_own_relay_only(
+    shop: Bazaar, scheme: str | None
+) -> None:
+    """NIP-65: they write where the shop listens, and read elsewhere; no request names that relay."""
+    async with running_relay() as home, stranger(home.url, shop.wallet.customer_uri, writes=shop.relay) as customer:
+        await customer.send(10002, [["r", home.url, "read"], ["r", shop.relay, "write"]])
+        job = await ask(shop, customer, scheme, 5050, [["i", "Why?", "prompt"]])
+        await pay(customer, job, scheme)
+        result = read(customer, await customer.of_kind(job, 6050), scheme)
+        assert said(customer, result, scheme) == WARES[3].answer
+        assert (await customer.of_kind(job, 7090))["pubkey"] == shop.provider
+        assert customer.relays == {home.url}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
 async def test_a_quoted_job_is_taken_back(shop: Bazaar, customer: Stranger, scheme: str | None) -> None:
     job = await ask(shop, customer, scheme, 5050, [["i", LONG, "text"], ["param", "model", "slow"]])
     await customer.feedback(job, "payment-required")
@@ -86,8 +172,7 @@ async def test_a_running_job_is_stopped_and_what_came_is_read(
     shop: Bazaar, customer: Stranger, scheme: str | None
 ) -> None:
     job = await ask(shop, customer, scheme, 5050, [["i", LONG, "text"], ["param", "model", "slow"]])
-    quote = read(customer, await customer.feedback(job, "payment-required"), scheme)
-    await customer.pay(first(quote, "amount")[2])
+    await pay(customer, job, scheme)
     partial = read(customer, await customer.feedback(job, "partial"), scheme)
     come = partial.content() if scheme is None else inner(customer, partial, scheme, "content")[1]
     assert come
@@ -103,6 +188,12 @@ async def ask(shop: Bazaar, customer: Stranger, scheme: str | None, kind: int, t
     if scheme is None:
         return await customer.send(kind, [*tags, ["p", shop.provider]])
     return await customer.ask_hidden(shop.provider, scheme, kind, tags)
+
+
+async def pay(customer: Stranger, job: str, scheme: str | None) -> None:
+    """What the job's quote asks for."""
+    quote = read(customer, await customer.feedback(job, "payment-required"), scheme)
+    await customer.pay(first(quote, "amount")[2])
 
 
 def read(customer: Stranger, raw: Raw, scheme: str | None) -> sdk.Event:

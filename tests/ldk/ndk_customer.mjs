@@ -6,9 +6,12 @@
 //   {"ask": tag, "kind", "inputs", "params", "output", "bid", "scheme": null | "nip44" | "nip04", "beside": bool}
 //     → {"asked": tag, "job", "event"}. `beside`: output and bid stand outside of what is encrypted, in clear.
 //   {"cancel": job} → {"cancelled": job}
+//   {"note": tag, "content"} → {"noted": tag, "event": id}: a text for everybody (kind 1)
+//   {"fetch": tag, "url", "key", "nonce"} → {"fetched": tag, "status", "sha256", "opened"}: what is at a URL, by its
+//     hash, and, if a key and a nonce are given (hex, AES-GCM), by the hash of what it is in clear
 // and {"heard": …} for each answer. It ends with its stdin.
 import { createInterface } from "node:readline";
-import NDK, { NDKDVMJobFeedback, NDKDVMJobResult, NDKDVMRequest, NDKPrivateKeySigner } from "@nostr-dev-kit/ndk";
+import NDK, { NDKEvent, NDKDVMJobFeedback, NDKDVMJobResult, NDKDVMRequest, NDKPrivateKeySigner } from "@nostr-dev-kit/ndk";
 import WebSocket from "ws";
 
 globalThis.WebSocket ??= WebSocket; // Node.js has its own from 22 on
@@ -42,6 +45,25 @@ async function ask({ ask: tag, kind, inputs, params, output, bid, scheme, beside
   requests.set(request.id, request);
   await request.publish();
   say({ asked: tag, job: request.id, event: request.rawEvent() });
+}
+
+async function note({ note: tag, content }) {
+  const event = new NDKEvent(ndk, { kind: 1, content, tags: [] });
+  await event.publish();
+  say({ noted: tag, event: event.id });
+}
+
+async function fetched({ fetch: tag, url, key, nonce }) {
+  const response = await fetch(url);
+  const data = await response.arrayBuffer();
+  const sha256 = async (bytes) => Buffer.from(await crypto.subtle.digest("SHA-256", bytes)).toString("hex");
+  let opened;
+  if (key) {
+    const secret = await crypto.subtle.importKey("raw", Buffer.from(key, "hex"), "AES-GCM", false, ["decrypt"]);
+    const clear = await crypto.subtle.decrypt({ name: "AES-GCM", iv: Buffer.from(nonce, "hex") }, secret, data);
+    opened = await sha256(clear);
+  }
+  say({ fetched: tag, status: response.status, sha256: await sha256(data), opened });
 }
 
 async function hear(event) {
@@ -85,6 +107,10 @@ for await (const line of createInterface({ input: process.stdin })) {
   if (order.cancel) {
     await requests.get(order.cancel).delete("changed my mind");
     say({ cancelled: order.cancel });
+  } else if (order.note) {
+    await note(order);
+  } else if (order.fetch) {
+    await fetched(order);
   } else {
     await ask(order);
   }

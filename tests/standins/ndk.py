@@ -51,6 +51,18 @@ class NdkCustomer(Process):
         await self.order({"cancel": job})
         await self.line(json.dumps({"cancelled": job}, separators=(",", ":")), 20)
 
+    async def note(self, content: str) -> str:
+        """Publish a text for everybody; the event's id."""
+        self._orders += 1
+        await self.order({"note": self._orders, "content": content})
+        return str(json.loads(await self.line(f'{{"noted":{self._orders},', 20))["event"])
+
+    async def fetch(self, url: str, key: str | None = None, nonce: str | None = None) -> dict[str, Any]:
+        """What is at a URL: its `status`, its `sha256`, and, with a key and a nonce, that of what it is `opened`."""
+        self._orders += 1
+        await self.order({"fetch": self._orders, "url": url, "key": key, "nonce": nonce})
+        return dict(json.loads(await self.line(f'{{"fetched":{self._orders},', 20)))
+
     async def until(self, job: str, condition: Callable[[Heard], object], timeout: float = 20.0) -> Heard:
         """The first answer to that job of which the condition holds, waited for."""
         try:
