@@ -11,12 +11,13 @@ from pathlib import Path
 from dvm.lightning.base import InvoiceState
 from dvm.lightning.lnbits import LnbitsWallet, Options
 from dvm.lightning.registry import Setup
+from tests.lightning.serving import serving
 from tests.standins.lnbits_api import ADMIN, LnbitsNode, loopback
 from tests.standins.loopback import Loopback
 
 PAYMENTS = "/api/v1/payments"
-QUICK = Options(poll=0.02, backoff=0.01, max_backoff=0.02, pay_timeout=5.0, page=3, lookups=2)
-IMPATIENT = Options(poll=0.02, backoff=0.01, max_backoff=0.02, pay_timeout=0.3, page=3, lookups=2)
+QUICK = Options(poll=0.02, backoff=0.01, max_backoff=0.02, pay_timeout=20.0, page=3, lookups=2)
+IMPATIENT = Options(poll=0.02, backoff=0.01, max_backoff=0.02, pay_timeout=1.0, page=3, lookups=2)
 # What the list says, and nothing else.
 LISTING = Options(poll=0.02, backoff=0.01, max_backoff=0.02, page=3, lookups=0)
 
@@ -39,15 +40,9 @@ class Place:
 
 @asynccontextmanager
 async def place(
-    data: Path, options: Options = QUICK, *, key: str = ADMIN, timeout: float = 5.0
+    data: Path, options: Options = QUICK, *, key: str = ADMIN, timeout: float = 20.0
 ) -> AsyncIterator[Place]:
     node = LnbitsNode()
     server = loopback(node)
-    await server.start()
-    wallet = LnbitsWallet(Setup(server.url, key, data, timeout=timeout), options)
-    await wallet.start()
-    try:
+    async with serving(server, lambda url: LnbitsWallet(Setup(url, key, data, timeout=timeout), options)) as wallet:
         yield Place(node, server, wallet)
-    finally:
-        await wallet.close()
-        await server.stop()

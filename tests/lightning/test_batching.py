@@ -22,8 +22,11 @@ from dvm.lightning.nwc import NwcWallet
 from dvm.lightning.nwc_client import Options as NwcOptions
 from dvm.lightning.phoenixd import PhoenixdWallet
 from dvm.lightning.registry import Setup
-from tests.lightning import connected, lnbits_place, test_cln, test_lnd, test_phoenixd
+from tests.lightning import connected, lnbits_place, lnd_node, test_cln, test_phoenixd
 from tests.lightning.contract import PENDING, SETTLED
+from tests.lightning.serving import Node
+from tests.standins.lnd import lnd_standin
+from tests.standins.loopback import Loopback
 from tests.standins.waiting import until
 
 FEW, MANY = 10, 130
@@ -66,11 +69,11 @@ def nwc_place(data: Path) -> AbstractAsyncContextManager[Place]:
 
 @asynccontextmanager
 async def lnd(data: Path) -> AsyncIterator[Place]:
-    async with test_lnd.lnd_standin() as node:
+    async with lnd_standin() as node:
 
         @asynccontextmanager
         async def another(data: Path) -> AsyncIterator[Wallet]:
-            wallet = LndWallet(node.url, parse(node.admin), data, timeout=10.0, pace=test_lnd.QUICK)
+            wallet = LndWallet(node.url, parse(node.admin), data, timeout=10.0, pace=lnd_node.QUICK)
             wallet._lookups._page = PAGE
             async with _running(wallet):
                 reader = asyncio.create_task(_read(wallet))
@@ -93,29 +96,18 @@ async def lnd(data: Path) -> AsyncIterator[Place]:
 @asynccontextmanager
 async def cln(data: Path) -> AsyncIterator[Place]:
     async with test_cln.running(data) as (wallet, node, server):
-
-        @asynccontextmanager
-        async def again() -> AsyncIterator[Wallet]:
-            wallet = ClnWallet(Setup(server.url, test_cln.FULL, data), test_cln.QUICK)
-            async with _running(wallet):
-                yield wallet
-
-        async def pay(invoice: Invoice) -> None:
-            node.customer_pays(invoice.bolt11)
-
-        yield Place(wallet, again, pay, lambda: _count(server.calls, without="waitanyinvoice"))
+        setup = Setup(server.url, test_cln.FULL, data)
+        yield _place(wallet, lambda: ClnWallet(setup, test_cln.QUICK), node, server, by_itself="waitanyinvoice")
 
 
 @asynccontextmanager
 async def lnbits(data: Path) -> AsyncIterator[Place]:
     options = lnbits_place.Options(page=PAGE)
     async with lnbits_place.place(data, options) as here:
+        setup = Setup(here.server.url, lnbits_place.ADMIN, data)
 
-        @asynccontextmanager
-        async def again() -> AsyncIterator[Wallet]:
-            wallet = LnbitsWallet(Setup(here.server.url, lnbits_place.ADMIN, data), options)
-            async with _running(wallet):
-                yield wallet
+        def again() -> AbstractAsyncContextManager[Wallet]:
+            return _running(LnbitsWallet(setup, options))
 
         async def pay(invoice: Invoice) -> None:
             await here.node.customer_pays(invoice.payment_hash)
@@ -126,17 +118,8 @@ async def lnbits(data: Path) -> AsyncIterator[Place]:
 @asynccontextmanager
 async def phoenixd(data: Path) -> AsyncIterator[Place]:
     async with test_phoenixd.running(data) as (wallet, node, server):
-
-        @asynccontextmanager
-        async def again() -> AsyncIterator[Wallet]:
-            wallet = PhoenixdWallet(Setup(server.url, test_phoenixd.FULL, data), test_phoenixd.QUICK)
-            async with _running(wallet):
-                yield wallet
-
-        async def pay(invoice: Invoice) -> None:
-            node.customer_pays(invoice.bolt11)
-
-        yield Place(wallet, again, pay, lambda: _count(server.calls, without="websocket"))
+        setup = Setup(server.url, test_phoenixd.FULL, data)
+        yield _place(wallet, lambda: PhoenixdWallet(setup, test_phoenixd.QUICK), node, server, by_itself="websocket")
 
 
 @pytest.mark.parametrize("make", [nwc_place, lnd, cln, lnbits, phoenixd])
@@ -184,11 +167,18 @@ async def _found(wallet: Wallet, made: list[Invoice], since: int) -> list[Invoic
     return [found[each].state for each in hashes]
 
 
+def _place(wallet: Wallet, make: Callable[[], Wallet], node: Node, server: Loopback, *, by_itself: str) -> Place:
+    async def pay(invoice: Invoice) -> None:
+        node.customer_pays(invoice.bolt11)
+
+    return Place(wallet, lambda: _running(make()), pay, lambda: _count(server.calls, without=by_itself))
+
+
 @asynccontextmanager
-async def _running(wallet: Wallet) -> AsyncIterator[None]:
+async def _running(wallet: Wallet) -> AsyncIterator[Wallet]:
     await wallet.start()
     try:
-        yield
+        yield wallet
     finally:
         await wallet.close()
 

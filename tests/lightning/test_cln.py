@@ -16,10 +16,11 @@ from dvm.lightning.bolt11 import decode
 from dvm.lightning.cln import ClnWallet, Options
 from dvm.lightning.registry import Setup, make_wallet
 from tests.lightning.contract import Bench, WalletContract
+from tests.lightning.serving import bench_of, serving
 from tests.standins.cln import FULL, NO_PAY, ONLY_XPAY, READ_ONLY, ClnNode, Failed, loopback
 from tests.standins.loopback import Loopback, own_certificate
 
-QUICK = Options(timeout=5.0, wait=5, retry_for=1, pay_timeout=5.0, backoff=0.01, max_backoff=0.05)
+QUICK = Options(timeout=20.0, wait=5, retry_for=1, pay_timeout=20.0, backoff=0.01, max_backoff=0.05)
 
 
 @asynccontextmanager
@@ -28,31 +29,15 @@ async def running(
 ) -> AsyncIterator[tuple[ClnWallet, ClnNode, Loopback]]:
     node = node or ClnNode()
     server = loopback(node)
-    await server.start()
-    wallet = ClnWallet(Setup(server.url, rune, data, network), options)
-    await wallet.start()
-    try:
+    async with serving(server, lambda url: ClnWallet(Setup(url, rune, data, network), options)) as wallet:
         yield wallet, node, server
-    finally:
-        await wallet.close()
-        await server.stop()
-
-
-def bench(wallet: ClnWallet, node: ClnNode) -> Bench:
-    async def pay(bolt11: str) -> None:
-        node.customer_pays(bolt11)
-
-    async def invoice(msat: int) -> str:
-        return node.customer_invoice(msat)
-
-    return Bench(wallet, pay, invoice)
 
 
 class TestContract(WalletContract):
     @pytest.fixture
     async def bench(self, tmp_path: Path) -> AsyncIterator[Bench]:
         async with running(tmp_path) as (wallet, node, _):
-            yield bench(wallet, node)
+            yield bench_of(wallet, node)
 
 
 class TestContractOfOldVersions(WalletContract):
@@ -61,7 +46,7 @@ class TestContractOfOldVersions(WalletContract):
     @pytest.fixture
     async def bench(self, tmp_path: Path) -> AsyncIterator[Bench]:
         async with running(tmp_path, ClnNode(texts=True)) as (wallet, node, _):
-            yield bench(wallet, node)
+            yield bench_of(wallet, node)
 
 
 class TestContractOfNewVersions(WalletContract):
@@ -70,7 +55,7 @@ class TestContractOfNewVersions(WalletContract):
     @pytest.fixture
     async def bench(self, tmp_path: Path) -> AsyncIterator[Bench]:
         async with running(tmp_path, ClnNode(without=frozenset({"pay"}))) as (wallet, node, _):
-            yield bench(wallet, node)
+            yield bench_of(wallet, node)
 
 
 async def test_it_is_made_from_the_setup(tmp_path: Path) -> None:

@@ -4,42 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dvm.lightning import cln_pay, cln_sweep
-from dvm.lightning.base import InvoiceState, WalletError
+from dvm.lightning.base import WalletError
 from dvm.lightning.bolt11 import decode
-from dvm.lightning.cln import ClnWallet
+from tests.lightning.contract import FAILED, PENDING, SETTLED, UNKNOWN
+from tests.lightning.serving import BROKEN, LOST, hashes, made, patience, told
 from tests.lightning.test_cln import QUICK, running
 from tests.standins.cln import FULL, ClnNode
 from tests.standins.loopback import Fault
 from tests.standins.waiting import until
 
-SETTLED, PENDING, FAILED, UNKNOWN = (
-    InvoiceState.SETTLED,
-    InvoiceState.PENDING,
-    InvoiceState.FAILED,
-    InvoiceState.UNKNOWN,
-)
-IMPATIENT = replace(QUICK, timeout=0.3, pay_timeout=0.3)
-BROKEN: tuple[Fault, ...] = ("hang", "cut", "500", "502", "html", "text")
-
-
-async def made(wallet: ClnWallet, count: int, msat: int = 21_000) -> list[str]:
-    return [(await wallet.create_invoice(msat, description="a job", expiry=600)).bolt11 for _ in range(count)]
-
-
-def hashes(invoices: list[str]) -> list[str]:
-    return [decode(bolt11).payment_hash for bolt11 in invoices]
-
-
-async def told(hints: AsyncIterator[str], count: int) -> list[str]:
-    async with asyncio.timeout(20):
-        return [await anext(hints) for _ in range(count)]
+STUCK = replace(QUICK, pay_timeout=1.0)  # no answer to a payment will come
 
 
 # --- the stream of payments -------------------------------------------------------------------------------
@@ -231,7 +211,7 @@ async def test_a_node_whose_clock_is_wrong_is_asked_all_the_same(
 
 @pytest.mark.parametrize("fault", BROKEN)
 async def test_a_node_that_cannot_be_asked_makes_nothing_unpaid(tmp_path: Path, fault: Fault) -> None:
-    async with running(tmp_path, options=IMPATIENT) as (wallet, node, server):
+    async with running(tmp_path, options=patience(QUICK, fault)) as (wallet, node, server):
         invoices = await made(wallet, 12)
         node.customer_pays(invoices[0])
         asked = hashes(invoices)
@@ -299,7 +279,7 @@ async def test_what_the_node_says_has_failed_has_failed(tmp_path: Path, paying: 
 @pytest.mark.parametrize("success", [True, False])
 @pytest.mark.parametrize("paying", ["stuck", "stuck-error"])
 async def test_what_is_under_way_is_pending_and_not_paid_again(tmp_path: Path, paying: str, success: bool) -> None:
-    async with running(tmp_path, ClnNode(paying=paying), options=IMPATIENT) as (wallet, node, server):
+    async with running(tmp_path, ClnNode(paying=paying), options=STUCK) as (wallet, node, server):
         bolt11 = node.customer_invoice(5_000)
         payment_hash = decode(bolt11).payment_hash
         for _ in range(2):
@@ -313,9 +293,9 @@ async def test_what_is_under_way_is_pending_and_not_paid_again(tmp_path: Path, p
             assert (await wallet.payment(payment_hash)).state is PENDING
 
 
-@pytest.mark.parametrize("fault", ["done-hang", "done-cut", "done-500", "done-html"])
+@pytest.mark.parametrize("fault", LOST)
 async def test_an_answer_that_is_lost_is_no_failure(tmp_path: Path, fault: Fault) -> None:
-    async with running(tmp_path, options=IMPATIENT) as (wallet, node, server):
+    async with running(tmp_path, options=patience(QUICK, fault)) as (wallet, node, server):
         bolt11 = node.customer_invoice(5_000)
         server.faults["/v1/pay"] = fault
         paid = await wallet.pay(bolt11, fee_limit_msat=1_000)
@@ -325,7 +305,7 @@ async def test_an_answer_that_is_lost_is_no_failure(tmp_path: Path, fault: Fault
 
 @pytest.mark.parametrize("fault", BROKEN)
 async def test_a_request_that_may_be_lost_is_unknown_until_the_node_tells(tmp_path: Path, fault: Fault) -> None:
-    async with running(tmp_path, options=IMPATIENT) as (wallet, node, server):
+    async with running(tmp_path, options=patience(QUICK, fault)) as (wallet, node, server):
         bolt11 = node.customer_invoice(5_000)
         server.faults["/v1/pay"] = fault
         assert (await wallet.pay(bolt11, fee_limit_msat=1_000)).state is UNKNOWN

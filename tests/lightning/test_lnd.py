@@ -14,26 +14,18 @@ from dvm.lightning.base import Capabilities, WalletError
 from dvm.lightning.lnd import LndWallet
 from dvm.lightning.lnd_invoices import EXPIRY_DELTA
 from dvm.lightning.lnd_macaroon import parse
-from dvm.lightning.lnd_stream import Pace
 from dvm.lightning.registry import Setup, make_wallet
 from tests.lightning.contract import FAILED, PENDING, SETTLED, UNKNOWN, Bench, WalletContract
 from tests.lightning.hold_contract import HELD, HoldBench, HoldContract, accepted, hold_invoice
-from tests.standins.lnd import LndStandin, bake, lnd_standin
+from tests.lightning.lnd_node import QUICK
+from tests.standins.lnd import LndStandin, bake
 from tests.standins.lnd_books import CLTV
 from tests.standins.waiting import until
-
-QUICK = Pace(silence=60.0, backoff=0.02, longest=0.1, poll=0.05)
-
-
-@pytest.fixture
-async def node() -> AsyncIterator[LndStandin]:
-    async with lnd_standin() as each:
-        yield each
 
 
 @pytest.fixture
 async def wallet(node: LndStandin, tmp_path: Path) -> AsyncIterator[LndWallet]:
-    each = LndWallet(node.url, parse(node.admin), tmp_path, timeout=10.0, pace=QUICK)
+    each = LndWallet(node.url, parse(node.admin), tmp_path, timeout=20.0, pace=QUICK)
     await each.start()
     yield each
     await each.close()
@@ -64,7 +56,7 @@ class TestHoldContract(HoldContract):
 
 
 def wallet_of(node: LndStandin, data: Path, macaroon: str | None = None) -> LndWallet:
-    return LndWallet(node.url, parse(macaroon or node.admin), data, timeout=10.0, pace=QUICK)
+    return LndWallet(node.url, parse(macaroon or node.admin), data, timeout=20.0, pace=QUICK)
 
 
 async def test_it_tells_what_the_node_is_and_has(wallet: LndWallet) -> None:

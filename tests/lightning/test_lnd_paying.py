@@ -6,40 +6,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
 from dvm.lightning.base import WalletError
 from dvm.lightning.bolt11 import decode
 from dvm.lightning.lnd import LndWallet
-from dvm.lightning.lnd_macaroon import parse
-from dvm.lightning.lnd_stream import Pace
 from tests.lightning.contract import FAILED, PENDING, SETTLED, UNKNOWN
-from tests.standins.lnd import Fault, LndStandin, lnd_standin
+from tests.lightning.lnd_node import FAULTS, SEND, TRACK, Body, wallet_in
+from tests.standins.lnd import Fault, LndStandin
 from tests.standins.waiting import until
-
-QUICK = Pace(silence=60.0, backoff=0.02, longest=0.1, poll=0.05)
-FAULTS: tuple[Fault, ...] = get_args(Fault)
-SEND, TRACK = "/v2/router/send", "/v2/router/track"
-Body = dict[str, Any]
-
-
-@pytest.fixture
-async def node() -> AsyncIterator[LndStandin]:
-    async with lnd_standin() as each:
-        yield each
 
 
 @pytest.fixture
 async def wallet(node: LndStandin, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[LndWallet]:
-    """It is known to be on regtest, and impatient where LND will hang."""
-    hangs = "hang" in request.node.name or "takes_long" in request.node.name
-    timeout = 0.6 if hangs else 10.0
-    each = LndWallet(node.url, parse(node.admin), tmp_path, network="regtest", timeout=timeout, pace=QUICK)
-    await each.start()
-    yield each
-    await each.close()
+    async with wallet_in(request.node.name, node, tmp_path) as each:
+        yield each
 
 
 @pytest.mark.parametrize("fault", FAULTS)

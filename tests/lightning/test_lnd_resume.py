@@ -14,22 +14,17 @@ from dvm.lightning.lnd_macaroon import parse
 from dvm.lightning.lnd_stream import Pace
 from tests.lightning.contract import SETTLED
 from tests.standins.lnd import LndStandin, lnd_standin
+from tests.standins.ports import free_port
 from tests.standins.waiting import until
 
 QUICK = Pace(silence=5.0, backoff=0.02, longest=0.1, poll=0.05)
-
-
-@pytest.fixture
-async def node() -> AsyncIterator[LndStandin]:
-    async with lnd_standin() as each:
-        yield each
 
 
 class Till:
     """A wallet, and everything that it has told."""
 
     def __init__(self, node: LndStandin, data: Path, pace: Pace = QUICK) -> None:
-        self.wallet = LndWallet(node.url, parse(node.admin), data, timeout=5.0, pace=pace)
+        self.wallet = LndWallet(node.url, parse(node.admin), data, timeout=20.0, pace=pace)
         self.told: list[str] = []
         self._reading: asyncio.Task[None] | None = None
 
@@ -207,7 +202,7 @@ async def test_the_same_node_at_another_address_keeps_its_place(node: LndStandin
     await till.has(*(await sell(node, 3)))
     await till.close()
     await node.server.stop()
-    node.server.port = 0
+    node.server.port = free_port()
     await node.server.start()
     till = await Till(node, tmp_path).open()
     sold = await sell(node)

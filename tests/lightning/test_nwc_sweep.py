@@ -249,15 +249,22 @@ async def test_after_a_reconnection_everything_is_listed_again() -> None:
                 pass
 
 
+async def paid_late(ready: Setup) -> tuple[str, int]:
+    """Of a wallet that tells no count: an invoice that was paid when it had been listed as unpaid, before 199 others;
+    and since when."""
+    ready.shop.faults.tamper = result(lambda r: {n: v for n, v in r.items() if n != "total_count"})
+    since = int(time.time())
+    late, *sold = quoted(ready, 200)
+    for payment_hash in sold:
+        settle(ready, payment_hash)
+    assert (await ready.wallet.lookup_many([late], since))[late].state is PENDING
+    settle(ready, late)
+    return late, since
+
+
 async def test_a_wallet_without_a_count_is_listed_again_when_pushes_may_have_been_missed() -> None:
     async with setup(options=Options(timeout=10.0), methods=ORDINARY) as ready:
-        ready.shop.faults.tamper = result(lambda r: {n: v for n, v in r.items() if n != "total_count"})
-        since = int(time.time())
-        late, *sold = quoted(ready, 200)
-        for payment_hash in sold:
-            settle(ready, payment_hash)
-        assert (await ready.wallet.lookup_many([late], since))[late].state is PENDING
-        settle(ready, late)
+        late, since = await paid_late(ready)
         before = ready.shop.counters.requests
         assert (await ready.wallet.lookup_many([late], since))[late].state is PENDING  # not yet: it is listed last
         assert ready.shop.counters.requests == before + 1
@@ -267,13 +274,7 @@ async def test_a_wallet_without_a_count_is_listed_again_when_pushes_may_have_bee
 
 async def test_a_wallet_without_a_count_is_listed_again_after_a_time() -> None:
     async with setup(options=Options(timeout=10.0, relist=0.0), methods=ORDINARY) as ready:
-        ready.shop.faults.tamper = result(lambda r: {n: v for n, v in r.items() if n != "total_count"})
-        since = int(time.time())
-        late, *sold = quoted(ready, 200)
-        for payment_hash in sold:
-            settle(ready, payment_hash)
-        assert (await ready.wallet.lookup_many([late], since))[late].state is PENDING
-        settle(ready, late)
+        late, since = await paid_late(ready)
         assert (await ready.wallet.lookup_many([late], since))[late].state is SETTLED
 
 

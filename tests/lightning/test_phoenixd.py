@@ -16,11 +16,12 @@ from dvm.lightning.bolt11 import decode
 from dvm.lightning.phoenixd import Options, PhoenixdWallet
 from dvm.lightning.registry import Setup, make_wallet
 from tests.lightning.contract import Bench, WalletContract
+from tests.lightning.serving import bench_of, serving
 from tests.standins.loopback import Loopback
 from tests.standins.phoenixd import FULL, LIMITED, Phoenixd, loopback
 
 SETTLED = InvoiceState.SETTLED
-QUICK = Options(timeout=5.0, pay_timeout=5.0, poll=20.0, backoff=0.01, max_backoff=0.05)
+QUICK = Options(timeout=20.0, pay_timeout=20.0, poll=20.0, backoff=0.01, max_backoff=0.05)
 ENOUGH = 10_000  # msat: phoenixd's fee for what the tests pay
 
 
@@ -35,28 +36,15 @@ async def running(
 ) -> AsyncIterator[tuple[PhoenixdWallet, Phoenixd, Loopback]]:
     node = node or Phoenixd()
     server = loopback(node)
-    await server.start()
-    wallet = PhoenixdWallet(Setup(server.url, password, data, network), options)
-    await wallet.start()
-    try:
+    async with serving(server, lambda url: PhoenixdWallet(Setup(url, password, data, network), options)) as wallet:
         yield wallet, node, server
-    finally:
-        await wallet.close()
-        await server.stop()
 
 
 class TestContract(WalletContract):
     @pytest.fixture
     async def bench(self, tmp_path: Path) -> AsyncIterator[Bench]:
         async with running(tmp_path) as (wallet, node, _):
-
-            async def pay(bolt11: str) -> None:
-                node.customer_pays(bolt11)
-
-            async def invoice(msat: int) -> str:
-                return node.customer_invoice(msat)
-
-            yield Bench(wallet, pay, invoice)
+            yield bench_of(wallet, node)
 
     # Its fee is known beforehand and fixed, so these two need a limit that it does not exceed; and an amount
     # of which 0.4 % is a whole sat, since it tells its balance in sats.

@@ -13,36 +13,18 @@ from pathlib import Path
 import pytest
 
 from dvm.lightning import phoenixd_received
-from dvm.lightning.base import InvoiceState, WalletError
+from dvm.lightning.base import WalletError
 from dvm.lightning.bolt11 import decode
 from dvm.lightning.phoenixd import PhoenixdWallet
+from tests.lightning.contract import FAILED, PENDING, SETTLED, UNKNOWN
+from tests.lightning.serving import BROKEN, LOST, hashes, made, patience, told
 from tests.lightning.test_phoenixd import ENOUGH, QUICK, running
 from tests.standins.loopback import Fault
 from tests.standins.phoenixd import FULL, Phoenixd
 from tests.standins.waiting import until
 
-SETTLED, PENDING, FAILED, UNKNOWN = (
-    InvoiceState.SETTLED,
-    InvoiceState.PENDING,
-    InvoiceState.FAILED,
-    InvoiceState.UNKNOWN,
-)
-IMPATIENT = replace(QUICK, timeout=0.3, pay_timeout=0.3)
+STUCK = replace(QUICK, pay_timeout=1.0)  # no answer to a payment will come
 POLLING = replace(QUICK, poll=0.05)
-BROKEN: tuple[Fault, ...] = ("hang", "cut", "500", "502", "html", "text")
-
-
-async def made(wallet: PhoenixdWallet, count: int) -> list[str]:
-    return [(await wallet.create_invoice(21_000, description="a job", expiry=600)).bolt11 for _ in range(count)]
-
-
-def hashes(invoices: list[str]) -> list[str]:
-    return [decode(bolt11).payment_hash for bolt11 in invoices]
-
-
-async def told(hints: AsyncIterator[str], count: int) -> list[str]:
-    async with asyncio.timeout(20):
-        return [await anext(hints) for _ in range(count)]
 
 
 async def nothing_more(wallet: PhoenixdWallet, hints: AsyncIterator[str]) -> bool:
@@ -211,7 +193,7 @@ async def test_forgotten_payments_are_listed_again(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("fault", BROKEN)
 async def test_a_phoenixd_that_cannot_be_asked_makes_nothing_unpaid(tmp_path: Path, fault: Fault) -> None:
-    async with running(tmp_path, options=IMPATIENT) as (wallet, node, server):
+    async with running(tmp_path, options=patience(QUICK, fault)) as (wallet, node, server):
         invoices = await made(wallet, 2)
         asked = hashes(invoices)
         node.customer_pays(invoices[0])
@@ -293,7 +275,7 @@ async def test_a_failed_payment_has_failed_and_may_be_made_again(tmp_path: Path,
 
 @pytest.mark.parametrize("success", [True, False])
 async def test_what_is_under_way_is_pending_and_not_paid_again(tmp_path: Path, success: bool) -> None:
-    async with running(tmp_path, Phoenixd(paying="stuck"), options=IMPATIENT) as (wallet, node, server):
+    async with running(tmp_path, Phoenixd(paying="stuck"), options=STUCK) as (wallet, node, server):
         bolt11 = node.customer_invoice(5_000)
         payment_hash = decode(bolt11).payment_hash
         for _ in range(2):
@@ -304,9 +286,9 @@ async def test_what_is_under_way_is_pending_and_not_paid_again(tmp_path: Path, s
         assert (await wallet.payment(payment_hash)).state is (SETTLED if success else FAILED)
 
 
-@pytest.mark.parametrize("fault", ["done-hang", "done-cut", "done-500", "done-html"])
+@pytest.mark.parametrize("fault", LOST)
 async def test_an_answer_that_is_lost_is_no_failure(tmp_path: Path, fault: Fault) -> None:
-    async with running(tmp_path, options=IMPATIENT) as (wallet, node, server):
+    async with running(tmp_path, options=patience(QUICK, fault)) as (wallet, node, server):
         bolt11 = node.customer_invoice(5_000)
         server.faults["/payinvoice"] = fault
         paid = await wallet.pay(bolt11, fee_limit_msat=ENOUGH)
@@ -319,7 +301,7 @@ async def test_an_answer_that_is_lost_is_no_failure(tmp_path: Path, fault: Fault
 async def test_a_request_that_may_be_lost_is_unknown_until_phoenixd_tells(
     tmp_path: Path, fault: Fault, before: bool
 ) -> None:
-    async with running(tmp_path, Phoenixd(paying="failed"), options=IMPATIENT) as (wallet, node, server):
+    async with running(tmp_path, Phoenixd(paying="failed"), options=patience(QUICK, fault)) as (wallet, node, server):
         bolt11 = node.customer_invoice(5_000)
         payment_hash = decode(bolt11).payment_hash
         if before:  # an earlier failure says nothing about this attempt
@@ -340,7 +322,7 @@ async def test_a_request_that_may_be_lost_is_unknown_until_phoenixd_tells(
 async def test_a_fee_that_no_book_could_hold_is_none(
     tmp_path: Path, sats: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with running(tmp_path, options=IMPATIENT) as (wallet, node, server):
+    async with running(tmp_path) as (wallet, node, server):
         bolt11 = node.customer_invoice(5_000)
         answer = node._pay
 
@@ -363,7 +345,7 @@ async def test_two_who_pay_the_same_invoice_at_once_pay_it_once(tmp_path: Path) 
 
 async def test_the_password_is_in_no_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
-        async with running(tmp_path, options=IMPATIENT) as (wallet, node, server):
+        async with running(tmp_path) as (wallet, node, server):
             hints = wallet.settlements()
             await until(lambda: node.listeners)
             (invoice,) = await made(wallet, 1)

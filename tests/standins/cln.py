@@ -18,6 +18,7 @@ from coincurve import PrivateKey
 from dvm.lightning.bolt11 import decode, encode
 from dvm.nostr.randomness import random_bytes
 from tests.standins.loopback import Loopback, Receive, Scope, Send
+from tests.standins.payees import invoice_of_another
 
 FULL = "b25seSBmb3IgdGVzdHM6IGV2ZXJ5dGhpbmc9PQ=="
 READ_ONLY = "b25seSBmb3IgdGVzdHM6IHJlYWRpbmc9PQ=="
@@ -93,18 +94,7 @@ class ClnNode:
 
     def customer_invoice(self, msat: int) -> str:
         """An invoice of somebody else."""
-        preimage = random_bytes(32)
-        digest = sha256(preimage)
-        self.payees[digest.hexdigest()] = preimage.hex()
-        return encode(
-            PrivateKey(),
-            network="regtest",
-            msat=msat,
-            payment_hash=digest.digest(),
-            description="change",
-            created_at=int(time.time()),
-            expiry=600,
-        )
+        return invoice_of_another(self.payees, msat)
 
     def resolve(self, payment_hash: str, *, success: bool) -> None:
         """The HTLCs of a stuck payment come back, one way or the other."""

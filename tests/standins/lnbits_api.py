@@ -23,6 +23,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from dvm.lightning.bolt11 import decode, encode
 from dvm.nostr.randomness import random_bytes
 from tests.standins.loopback import Loopback
+from tests.standins.payees import invoice_of_another
 
 ADMIN, INVOICE = "a0" * 16, "1c" * 16
 Entry = dict[str, Any]
@@ -72,17 +73,7 @@ class LnbitsNode:
 
     def customer_invoice(self, msat: int, expiry: int = 600, created_at: int | None = None) -> str:
         """An invoice of somebody else."""
-        preimage = random_bytes(32)
-        self.payees[sha256(preimage).hexdigest()] = preimage.hex()
-        return encode(
-            PrivateKey(),
-            network="regtest",
-            msat=msat,
-            payment_hash=sha256(preimage).digest(),
-            description="change",
-            created_at=int(time.time()) if created_at is None else created_at,
-            expiry=expiry,
-        )
+        return invoice_of_another(self.payees, msat, created_at=created_at, expiry=expiry)
 
     def resolve(self, payment_hash: str, status: str) -> None:
         """A pending payment comes to its end."""

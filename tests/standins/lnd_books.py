@@ -14,6 +14,7 @@ from typing import Any
 from coincurve import PrivateKey
 
 from dvm.lightning.bolt11 import decode, encode
+from tests.standins.payees import invoice_of_another
 
 HEIGHT, CLTV = 800_000, 80
 
@@ -289,17 +290,7 @@ class Books:
 
     def invoice_of_another(self, msat: int) -> str:
         """An invoice that this node can pay."""
-        preimage = secrets.token_bytes(32)
-        self._preimages[sha256(preimage).hexdigest()] = preimage.hex()
-        return encode(
-            self._outside,
-            network=self.network,
-            msat=msat,
-            payment_hash=sha256(preimage).digest(),
-            description="change",
-            created_at=int(time.time()),
-            expiry=600,
-        )
+        return invoice_of_another(self._preimages, msat, network=self.network, key=self._outside)
 
     def send(self, bolt11: str) -> BookedPayment:
         """Begin to pay; raises GrpcError for what LND will not begin with."""

@@ -21,6 +21,7 @@ from coincurve import PrivateKey
 from dvm.lightning.bolt11 import InvalidInvoice, decode, encode
 from dvm.nostr.randomness import random_bytes
 from tests.standins.loopback import Loopback, Receive, Scope, Send
+from tests.standins.payees import invoice_of_another
 
 FULL = "0123456789abcdef-full"
 LIMITED = "0123456789abcdef-limited"
@@ -97,18 +98,7 @@ class Phoenixd:
 
     def customer_invoice(self, msat: int) -> str:
         """An invoice of somebody else."""
-        preimage = random_bytes(32)
-        digest = sha256(preimage)
-        self.payees[digest.hexdigest()] = preimage.hex()
-        return encode(
-            PrivateKey(),
-            network="regtest",
-            msat=msat,
-            payment_hash=digest.digest(),
-            description="change",
-            created_at=int(time.time()),
-            expiry=600,
-        )
+        return invoice_of_another(self.payees, msat)
 
     def resolve(self, payment_hash: str, *, success: bool) -> None:
         """A payment that is under way ends, one way or the other."""
