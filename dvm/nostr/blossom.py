@@ -136,12 +136,19 @@ class Blossom:
             raise UploadError(_told({server: str(error)})) from None
 
     async def _put(self, server: str, data: bytes, mime: str, digest: str) -> Stored:
+        import httpx
+
         authorization = self._authorization("upload", digest)
         async with self._attempt() as client:
             if len(data) > WORTH_ASKING and server not in self._unasked:
                 await self._asked(client, server, len(data), mime, digest, authorization)
             headers = {"Authorization": authorization, "Content-Type": mime, "X-SHA-256": digest}
-            response, body = await _send(client, "PUT", f"{server}/upload", headers, data)
+            try:
+                response, body = await _send(client, "PUT", f"{server}/upload", headers, data)
+            except httpx.RemoteProtocolError:
+                # Some send a body after the answer to a HEAD, which then stands where this answer should be.
+                self._unasked.add(server)
+                raise
         if response.status_code not in (200, 201):
             raise _refusal(response, body)
         return _stored(server, body, mime, digest, len(data))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 from collections.abc import AsyncIterator
@@ -176,6 +177,30 @@ async def test_who_does_not_know_the_question_gets_the_file_and_is_not_asked_aga
         assert (await client.upload(DATA, "image/png")).sha256 == DIGEST
     assert (server.asks, server.puts) == (1, 2)
     await client.close()
+
+
+@pytest.mark.parametrize("status", ["200 OK", "404 Not Found", "500 Internal Server Error"])
+async def test_a_question_that_is_answered_with_a_body_costs_no_more_than_an_attempt(status: str) -> None:
+    """HTTP has none there, and it would be read as the beginning of the next answer."""
+    asked: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+                asked.append(head.split()[0])
+                if asked[-1] == "head":
+                    writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 5\r\n\r\nhello".encode())
+                    continue
+                await reader.readexactly(len(DATA))
+                told = json.dumps({"url": f"{url}/{DIGEST}", "sha256": DIGEST})
+                writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(told)}\r\n\r\n{told}".encode())
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listening:
+        url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        assert (await upload(url)).sha256 == DIGEST
+    assert asked == ["head", "put", "put"]
 
 
 @pytest.mark.parametrize("status", [204, 301, 400, 411, 418, 500])
