@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from dvm.jobs.balances.accounts import Accounts
 from dvm.jobs.balances.payouts import Payouts
+from dvm.jobs.cancelling import Deletions
 from dvm.jobs.endings import Endings
 from dvm.jobs.intake import MAX_DELETIONS, Intake
 from dvm.jobs.outbox import Outbox
@@ -59,6 +60,7 @@ class Engine:
             self.zaps = Zaps(shop, self.settlements, shop.zaps)
         elif shop.zaps is not None:
             self.zap_receipts = ZapReceipts(shop, self.settlements, shop.zaps, shop.lnurl)
+        self.deletions = Deletions(shop, self._on_deletion)
         self._subscriptions: list[Subscription] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._background: list[asyncio.Task[None]] = []
@@ -80,6 +82,7 @@ class Engine:
             self.intake.reclaim,
             self.payouts.run,
             self.watchdog.run,
+            self.deletions.run,
             *([self.zap_receipts.run] if self.zap_receipts else []),
         ):
             self._background.append(asyncio.create_task(_for_ever(work), name=work.__qualname__))
@@ -123,6 +126,7 @@ class Engine:
         """Hear nothing more, finish what runs (`shutdown_seconds` at most), store, and say what is ready."""
         for subscription in self._subscriptions:
             subscription.close()
+        self.deletions.close()
         self.intake.close()
         self._shop.inputs.close()
         await self.accounts.close()
@@ -162,6 +166,7 @@ class Engine:
 
     def _on_request(self, event: Event, relay: str) -> None:
         self._spawn(self.intake.request, event, relay)
+        self.deletions.changed()
 
     def _on_repetition(self, job_id: str) -> None:
         self._spawn(self.intake.repeat, job_id)

@@ -46,6 +46,7 @@ class Settings:
     processing_seconds: float = 0.25
     reconcile_seconds: float = 60
     sweep_seconds: float = 60
+    follow_seconds: float = 5
     shutdown_seconds: float = 30
     lease_seconds: int = 60
     publish_seconds: float = 10

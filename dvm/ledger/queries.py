@@ -44,6 +44,18 @@ def jobs(db: sqlite3.Connection, states: Collection[JobState], limit: int) -> li
     return [job_of(row) for row in rows]
 
 
+def cancellable(db: sqlite3.Connection, limit: int) -> list[tuple[str, int]]:
+    """Open jobs, and when each was received: those with money behind them first, then the newest."""
+    found: list[tuple[str, int]] = []
+    for states in (("running", "paid", "waiting"), ("received", "quoted")):
+        rows: list[tuple[str, int]] = []
+        for state in states:  # each by itself, and said outright: read in the order of the index, and no further
+            asked = f"SELECT id, received_at FROM jobs WHERE state = '{state}' ORDER BY received_at DESC LIMIT ?"  # noqa: S608
+            rows += db.execute(asked, (limit,)).fetchall()
+        found += sorted(rows, key=lambda row: -row[1])
+    return found[:limit]
+
+
 def quoted(db: sqlite3.Connection) -> dict[str, int]:
     """How many quotes are open, by customer; without reading what they ask."""
     return dict(db.execute("SELECT customer, count(*) FROM jobs WHERE state = 'quoted' GROUP BY customer").fetchall())

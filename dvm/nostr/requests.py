@@ -83,9 +83,12 @@ class Requests:
         return len(self._requests)
 
     def add(self, request: Request) -> None:
-        """Send it now, or when the connection is there."""
+        """Send it now, or when the connection is there. One that is open is sent anew, with what its filters are now:
+        by its id it takes the place of itself (NIP-01). One that waits for something goes on waiting."""
+        waits = request.id in self._requests and not request.open
         self._requests[request.id] = request
-        self._open(request)
+        if not waits:
+            self._open(request)
 
     def remove(self, request: Request) -> None:
         """Forget it, and tell the relay."""

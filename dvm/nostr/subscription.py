@@ -74,6 +74,13 @@ class Subscription:
         self._on_close = on_close
         self._feeds = [Feed(self, relay, since) for relay in relays]
 
+    def replace(self, filters: Sequence[Filter]) -> None:
+        """Ask for something else from here on, in one message to each relay. What these filters find among what is
+        stored comes as well, from their own `since` on: what was heard so far says nothing of them."""
+        self.filters = tuple(filters)
+        for feed in self._feeds:
+            feed.replace()
+
     def close(self) -> None:
         """No further event is handed over after this returns."""
         for feed in self._feeds:
@@ -102,7 +109,7 @@ class Feed:
         self._asked_at = 0
         self._stored = 0
         self._catch_up = asyncio.Event()
-        self._closed = False
+        self._closed = self._ended = False
         self._live = False  # what comes now was published now: the relay has sent what it had stored
         self._request = Request(subscription.filters, self._take, self._end, since=self._resume_noted, lasting=True)
         relay.request(self._request)
@@ -111,6 +118,13 @@ class Feed:
             self._task = asyncio.get_running_loop().create_task(
                 self._sweep_for_ever(subscription.sweep), name=f"sweep {relay.url}"
             )
+
+    def replace(self) -> None:
+        """Ask for what the subscription's filters are now, unless the relay has ended it for good."""
+        if not self._ended:
+            self._last_seen = self._complete_to = None
+            self._request.filters = self._subscription.filters
+            self._relay.request(self._request)
 
     def close(self) -> None:
         self._closed = True
@@ -165,6 +179,7 @@ class Feed:
     def _end(self, error: str | None) -> None:
         self._live = error is None
         if error is not None:
+            self._ended = True
             log.warning("relay %s ended a subscription: %s", self._relay.url, error)
         elif self._stored >= _PAGE:
             self._catch_up.set()  # likely cut off: the sweep pages back through the rest

@@ -26,6 +26,7 @@ ASKED: dict[str, Callable[[sqlite3.Connection], object]] = {
     "unsettled": lambda db: queries.unsettled(db, NOW),
     "overdue": lambda db: queries.overdue(db, NOW, 10),
     "quoted": queries.quoted,
+    "what may be cancelled": lambda db: queries.cancellable(db, 10),
     "open jobs": lambda db: queries.jobs(db, OPEN, 10),
     "a job": lambda db: queries.find_job(db, ID),
     "a payment": lambda db: queries.pending(db, ID),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,22 @@ async def test_leases_are_renewed_and_attempts_counted(store: SqliteStore) -> No
     again = await store.claim(only.id, NOW + 60, NOW)
     assert again.attempts == 2
     assert again.stamp > first.stamp
+
+
+async def test_what_may_be_cancelled_are_open_jobs_those_with_money_first_and_then_the_newest(
+    store: SqliteStore,
+) -> None:
+    late = replace(job("late"), received_at=NOW + 60)
+    await store.open_job(late)
+    priced, _ = await quoted(store, "priced", 10_000)
+    busy, waiting = await running(store, "busy", 10_000), await paid(store, "waiting", 10_000)
+    done = await running(store, "done", 10_000)
+    await post(store, done, 1_500)
+    found = await store.cancellable(10)
+    assert [at for _, at in found] == [NOW, NOW, NOW + 60, NOW]
+    assert {each for each, _ in found[:2]} == {busy.id, waiting.id}
+    assert [each for each, _ in found[2:]] == [late.id, priced.id]
+    assert await store.cancellable(3) == found[:3]
 
 
 async def test_the_report_adds_up_usage_by_day_kind_and_model(store: SqliteStore) -> None:

@@ -34,6 +34,7 @@ QUICK = Settings(
     partial_seconds=0.01,
     reconcile_seconds=0.1,
     sweep_seconds=0.2,
+    follow_seconds=0.02,
     shutdown_seconds=5,
     publish_seconds=2,
     invoice_patience=2,
