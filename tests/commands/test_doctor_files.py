@@ -127,7 +127,7 @@ async def test_silence_ends_in_time(here: Path, dvm: Runner, server: Blossom, mo
     server.hangs = True
     found = await examine(here, dvm, server.url)
     assert "no answer within 0.3 s" in found.one("files")["seen"]
-    assert server.puts == 2, "once more, but not for each type"
+    assert server.puts <= 2, "once more at most, and not for each type"
 
 
 async def test_a_type_that_it_does_not_take_is_a_warning(

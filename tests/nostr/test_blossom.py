@@ -172,7 +172,7 @@ async def test_who_does_not_know_the_question_gets_the_file_and_is_not_asked_aga
     server: Server, question: Response | None
 ) -> None:
     server.question = question or server.hang
-    client = Blossom(Keys.generate(), (server.url,), timeout=2.0)
+    client = Blossom(Keys.generate(), (server.url,), timeout=4.0)
     for _ in range(2):
         assert (await client.upload(DATA, "image/png")).sha256 == DIGEST
     assert (server.asks, server.puts) == (1, 2)
