@@ -12,9 +12,16 @@ from tests.standins.workshop import Workshop
 LIMIT = ("max_tokens", "60")
 
 
-async def turn(shop: Workshop, buyer: Customer, *inputs: str | Input, session: str | None = None, **fields: Any) -> str:
+async def turn(
+    shop: Workshop,
+    buyer: Customer,
+    *inputs: str | Input,
+    session: str | None = None,
+    model: str | None = None,
+    **fields: Any,
+) -> str:
     """The id of a job that has been paid, out of the balance where that does, and has ended."""
-    params = [LIMIT, *([("session", session)] if session is not None else [])]
+    params = _params(session, model)
     job = await buyer.ask(*inputs, params=params, providers=[shop.keys.pubkey], **fields)
     first = await buyer.until(job, lambda event: event.kind == RECEIPT or event.tag("status") == "payment-required")
     if first.kind != RECEIPT:
@@ -24,10 +31,15 @@ async def turn(shop: Workshop, buyer: Customer, *inputs: str | Input, session: s
 
 
 async def refusal(
-    shop: Workshop, buyer: Customer, *inputs: str | Input, session: str | None = None, **fields: Any
+    shop: Workshop,
+    buyer: Customer,
+    *inputs: str | Input,
+    session: str | None = None,
+    model: str | None = None,
+    **fields: Any,
 ) -> str:
     """With what a request is refused."""
-    params = [LIMIT, *([("session", session)] if session is not None else [])]
+    params = _params(session, model)
     job = await buyer.ask(*inputs, params=params, providers=[shop.keys.pubkey], **fields)
     return (await buyer.feedback(job, "error")).text
 
@@ -35,3 +47,8 @@ async def refusal(
 def said(prompt: Prompt) -> list[tuple[Any, ...]]:
     """Its turns: the role, then the parts."""
     return [(each.role, *each.parts) for each in prompt.turns]
+
+
+def _params(session: str | None, model: str | None) -> list[tuple[str, str]]:
+    said = {"session": session, "model": model}
+    return [LIMIT, *((name, value) for name, value in said.items() if value is not None)]
