@@ -35,6 +35,7 @@ from dvm.ledger.base import (
     Unsettled,
     UsageRow,
 )
+from dvm.ledger.readers import Readers
 from dvm.ledger.schema import migrations
 from dvm.ledger.writer import Writer
 
@@ -52,6 +53,7 @@ class SqliteStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._writer = Writer(lambda: _connect(path))
+        self._readers = Readers(lambda: _connect(path))
 
     @classmethod
     async def open(cls, directory: Path) -> SqliteStore:
@@ -62,6 +64,7 @@ class SqliteStore:
 
     async def close(self) -> None:
         await self._writer.close()
+        self._readers.close()
 
     # Jobs
 
@@ -330,7 +333,7 @@ class SqliteStore:
         return await self._writer.submit(query, early=True)
 
     async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        return await asyncio.to_thread(_read_once, self._path, query)
+        return await asyncio.to_thread(_read, self._path, self._readers, query)
 
 
 def read(directory: Path, query: Callable[[sqlite3.Connection], T]) -> T:
@@ -338,18 +341,16 @@ def read(directory: Path, query: Callable[[sqlite3.Connection], T]) -> T:
     path = directory / FILE
     if not path.exists():
         raise StoreError(f"there is no database in {directory} yet: `dvm run` makes it")
-    return _read_once(path, query)
-
-
-def _read_once(path: Path, query: Callable[[sqlite3.Connection], T]) -> T:
+    readers = Readers(lambda: _connect(path))
     try:
-        db = _connect(path)
-        try:
-            db.execute("PRAGMA query_only = ON")
-            db.execute("BEGIN")  # what several statements find is of one moment
-            return query(db)
-        finally:
-            db.close()
+        return _read(path, readers, query)
+    finally:
+        readers.close()
+
+
+def _read(path: Path, readers: Readers, query: Callable[[sqlite3.Connection], T]) -> T:
+    try:
+        return readers.run(query)
     except sqlite3.Error as error:
         raise StoreError(f"{path}: {error}") from error
 
