@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
-from functools import lru_cache
 from random import uniform
 from typing import Any
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from dvm.nostr import frames
 from dvm.nostr.addresses import AddressRefused, check_url
+from dvm.nostr.dialing import dial
 from dvm.nostr.event import Event
 from dvm.nostr.filters import Filter
 from dvm.nostr.keys import Keys
@@ -24,7 +23,6 @@ from dvm.nostr.nip11 import Limitation
 from dvm.nostr.nip42 import Authentication
 from dvm.nostr.options import RelayOptions
 from dvm.nostr.outgoing import Done, Outgoing
-from dvm.nostr.prompt import PromptConnection
 from dvm.nostr.requests import Request, Requests
 from dvm.nostr.status import Counters, RelayStatus, State
 from dvm.nostr.writer import Writer
@@ -261,38 +259,8 @@ class Relay:
             await asyncio.sleep(uniform(options.min_backoff, max(ceiling, options.min_backoff)))
 
     async def _connect(self) -> ClientConnection:
-        options = self._options
         hosts = [None] if self._locate is None else (await self._locate())[:2]
-        kwargs: dict[str, Any] = {}
-        if self.endpoint.scheme == "wss":
-            kwargs["ssl"] = _tls()
-        for last, host in [(host is hosts[-1], host) for host in hosts]:
-            if host is not None:
-                # The checked address itself, no proxy: Host and server name stay the URL's. With both given,
-                # websockets follows no redirect to another place either.
-                kwargs |= {"host": host, "port": self.endpoint.port, "proxy": None}
-            try:
-                return await connect(
-                    self.url,
-                    # Deflate costs more CPU than a relay's short messages are worth, and a bomb's inflation
-                    # is ours to pay.
-                    compression=None,
-                    open_timeout=options.connect_timeout,
-                    ping_interval=options.ping_interval,
-                    ping_timeout=options.ping_timeout,
-                    close_timeout=1.0,
-                    max_size=options.frame_bytes,
-                    max_queue=64,
-                    # Below this, websockets' ping does not wait behind what the relay has yet to read.
-                    write_limit=options.send_buffer,
-                    user_agent_header="lightning-dvm",
-                    create_connection=PromptConnection,
-                    **kwargs,
-                )
-            except OSError:
-                if last:
-                    raise
-        raise OSError("no address to connect to")
+        return await dial(self.endpoint, hosts, self._options)
 
     async def _serve(self, connection: ClientConnection) -> None:
         self._connection = connection
@@ -393,9 +361,3 @@ def _resolve(future: asyncio.Future[str | None]) -> Done:
             future.set_result(error)
 
     return done
-
-
-@lru_cache(maxsize=1)
-def _tls() -> ssl.SSLContext:
-    # Reading the system's certificates takes tens of milliseconds: once, not with each connection.
-    return ssl.create_default_context()
