@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from dvm.customer import Customer, Done, Failed, Options, Update
+from dvm.customer import Customer, Done, Failed, Update
+from dvm.lightning.paper_node import PaperNode
 from dvm.nostr import Keys, RelayPool
+from tests.customer.purse import BRISK, Purse
 from tests.standins.relay import TestRelay, running_relay
 from tests.standins.seller import QUICK
-
-BRISK = Options(publish=5, quote=20, window=0.3, receipt=20, poll=0.2, republish=0.5, query=3)
-"""Long where a test waits for a thing that comes, short where it waits for the next look."""
 
 
 @pytest.fixture
@@ -34,6 +33,16 @@ async def pool(relay: TestRelay, keys: Keys) -> AsyncIterator[RelayPool]:
     async with RelayPool([relay.url], [relay.url], keys=keys, options=QUICK) as connected:
         await connected.wait_connected(timeout=10)
         yield connected
+
+
+@pytest.fixture
+def node() -> PaperNode:
+    return PaperNode()
+
+
+@pytest.fixture
+def buyer(pool: RelayPool, keys: Keys, node: PaperNode) -> Purse:
+    return Purse(keys, pool, node, BRISK)
 
 
 async def all_of(customer: Customer, prompt: str = "What?", **job: Any) -> list[Update]:

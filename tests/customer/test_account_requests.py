@@ -13,7 +13,7 @@ from dvm.customer import AccountFailed, Archive, Customer
 from dvm.lightning.paper_node import PaperNode
 from dvm.nip90 import AccountRequest, StatedBalance, StatedEntry, make_account_answer
 from dvm.nostr import Keys, RelayPool
-from tests.customer.conftest import BRISK
+from tests.customer.purse import BRISK
 from tests.standins.desk import Act, Desk, desk, foreign, silent
 from tests.standins.provider import foreign_invoice
 from tests.standins.relay import TestRelay

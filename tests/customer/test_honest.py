@@ -28,7 +28,8 @@ from dvm.jobs import Settings
 from dvm.models.echo import EchoModel
 from dvm.nostr import Event, Filter, Keys, RelayPool
 from dvm.pricing import FREE, PerRequest
-from tests.customer.conftest import BRISK, all_of, done, failed
+from tests.customer.conftest import all_of, done, failed
+from tests.customer.purse import BRISK
 from tests.standins.relay import TestRelay
 from tests.standins.seller import seller
 from tests.standins.waiting import until

@@ -13,8 +13,8 @@ from dvm.commands.ask_display import Words
 from dvm.customer import Customer, Options, Update, Waiting, as_dict
 from dvm.nip90 import Input, JobRequest
 from dvm.nostr import Keys, RelayPool
-from tests.customer.conftest import BRISK, all_of, failed
-from tests.customer.test_nasty import Purse
+from tests.customer.conftest import all_of, failed
+from tests.customer.purse import BRISK, Purse
 from tests.standins.provider import Provider, provider
 from tests.standins.relay import TestRelay
 

@@ -17,7 +17,8 @@ from dvm.lightning.paper import PaperWallet
 from dvm.lightning.paper_node import PaperNode
 from dvm.nip90 import JobRequest
 from dvm.nostr import Event, Keys, RelayPool
-from tests.customer.conftest import BRISK, all_of, done, failed
+from tests.customer.conftest import all_of, done, failed
+from tests.customer.purse import BRISK
 from tests.standins.desk import Desk, ZapServer, desk, zap_server
 from tests.standins.provider import Money, Provider, provider, wallet
 from tests.standins.relay import TestRelay

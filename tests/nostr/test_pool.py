@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from dvm.nostr import AddressRefused, Event, Filter, Keys, PoolOptions, RelayPool
+from tests.nostr.many_relays import JOBS, Inbox, pool_of
 from tests.standins import bad_relay as faulty
 from tests.standins.bad_relay import BadRelay, bad_relay
 from tests.standins.relay import free_port, local_relay, running_relay
 from tests.standins.waiting import until
-
-JOBS = Filter(kinds=[5050])
 
 FAULTS: dict[str, dict[str, Any]] = {
     "refuses": {"refuse": True},
@@ -40,26 +37,6 @@ FAULTS: dict[str, dict[str, Any]] = {
     "sends frames past all limits": {"oversize": 5 << 20},
     "sends what nobody asked for": {"ignore_filters": True},
 }
-
-
-class Inbox:
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self.urls: list[str] = []
-
-    def __call__(self, event: Event, url: str) -> None:
-        self.events.append(event)
-        self.urls.append(url)
-
-    @property
-    def ids(self) -> list[str]:
-        return [event.id for event in self.events]
-
-
-@asynccontextmanager
-async def pool_of(options: PoolOptions, *urls: str, keys: Keys | None = None) -> AsyncIterator[RelayPool]:
-    async with RelayPool(urls, urls, keys=keys, options=options) as pool:
-        yield pool
 
 
 async def test_one_event_over_two_relays_arrives_once(keys: Keys, quick_pool: PoolOptions) -> None:
@@ -134,82 +111,6 @@ async def test_a_thousand_copies_cost_one_verification(
         assert (verified, inbox.ids) == (1, [event.id])
 
 
-async def test_after_a_break_it_goes_on_from_the_last_event_less_the_overlap(
-    keys: Keys, quick_pool: PoolOptions
-) -> None:
-    async with bad_relay() as server, pool_of(quick_pool, server.url) as pool:
-        inbox, now = Inbox(), int(time.time())
-        pool.subscribe(JOBS, inbox, since=now - 1000, overlap=30)
-        await until(lambda: server.received["REQ"])
-        assert server.requested[-1][0]["since"] == now - 1000
-        await server.push(keys.sign(5050, created_at=now - 100))
-        await until(lambda: inbox.events)
-        server.drop()
-        missed = keys.sign(5050, content="missed", created_at=now - 110)
-        server.add(missed)
-        await until(lambda: missed.id in inbox.ids)
-        assert server.requested[-1][0]["since"] == now - 130
-
-
-async def test_an_event_from_the_future_does_not_push_the_resumption_ahead(keys: Keys, quick_pool: PoolOptions) -> None:
-    async with bad_relay() as server, pool_of(quick_pool, server.url) as pool:
-        inbox, now = Inbox(), int(time.time())
-        pool.subscribe(JOBS, inbox, since=now - 1000)
-        await until(lambda: server.received["REQ"])
-        await server.push(keys.sign(5050, created_at=now + 10**6))
-        await until(lambda: inbox.events)
-        server.drop()
-        await until(lambda: server.received["REQ"] == 2)
-        assert server.requested[-1][0]["since"] <= time.time() - 30
-
-
-async def test_a_forged_event_does_not_move_the_resumption(keys: Keys, quick_pool: PoolOptions) -> None:
-    async with bad_relay(forge=faulty.bad_signature) as server, pool_of(quick_pool, server.url) as pool:
-        now = int(time.time())
-        pool.subscribe(JOBS, Inbox(), since=now - 1000)
-        await until(lambda: server.received["REQ"])
-        await server.push(keys.sign(5050, created_at=now))
-        await until(lambda: pool.status()[0].counters["forged"])
-        server.add(keys.sign(5050, created_at=now - 900))
-        server.drop()
-        await until(lambda: server.received["REQ"] == 2)
-        assert server.requested[-1][0]["since"] <= now - 30  # the first, empty answer; not the forgery's time
-
-
-async def test_the_sweep_finds_what_the_push_has_dropped(keys: Keys, quick_pool: PoolOptions) -> None:
-    async with bad_relay(broadcast=False) as server, pool_of(quick_pool, server.url) as pool:
-        inbox = Inbox()
-        pool.subscribe(JOBS, inbox, since=int(time.time()) - 60, sweep=0.05)
-        await until(lambda: server.received["REQ"])
-        event = keys.sign(5050)
-        await pool.publish(event)
-        await until(lambda: event.id in inbox.ids)
-
-
-async def test_the_sweep_pages_past_a_relays_limit(keys: Keys, quick_pool: PoolOptions) -> None:
-    async with bad_relay(max_limit=100, broadcast=False) as server, pool_of(quick_pool, server.url) as pool:
-        now = int(time.time())
-        events = [keys.sign(5050, content=str(n), created_at=now - n) for n in range(450)]
-        server.add(*events)
-        inbox = Inbox()
-        pool.subscribe(JOBS, inbox, since=now - 1000, sweep=3600)
-        await until(lambda: len(inbox.ids) == 450)
-        assert set(inbox.ids) == {event.id for event in events}
-
-
-async def test_a_second_that_holds_more_than_a_relay_gives_does_not_hide_what_is_older(
-    keys: Keys, quick_pool: PoolOptions
-) -> None:
-    async with bad_relay(max_limit=100, broadcast=False) as server, pool_of(quick_pool, server.url) as pool:
-        now = int(time.time())
-        crowd = [keys.sign(5050, content=str(n), created_at=now - 5) for n in range(150)]
-        older = [keys.sign(5050, content=f"older {n}", created_at=now - 60 - n) for n in range(5)]
-        server.add(*crowd, *older)
-        inbox = Inbox()
-        pool.subscribe(JOBS, inbox, since=now - 1000, sweep=3600)
-        await until(lambda: {event.id for event in older} <= set(inbox.ids))
-
-
 async def test_a_handler_that_raises_does_not_end_the_reading(
     keys: Keys, quick_pool: PoolOptions, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -266,128 +167,6 @@ async def test_a_relay_is_one_connection_however_its_url_is_written(keys: Keys, 
             assert published.accepted == [server.url]
             assert server.connections == 1
             assert len(pool.status()) == 1
-
-
-async def test_a_customers_relay_gets_the_answer_and_is_closed_when_idle(keys: Keys, quick_pool: PoolOptions) -> None:
-    options = replace(quick_pool, passing_idle=0.2)
-    async with bad_relay() as own, bad_relay() as theirs, pool_of(options, own.url) as pool:
-        event = keys.sign(6050)
-        await pool.publish(event, relays=[theirs.url])
-        await until(lambda: event.id in theirs.stored and event.id in own.stored)
-        await until(lambda: not theirs.clients)
-        assert [status.url for status in pool.status()] == [own.url]
-        again = keys.sign(6050, content="again")
-        await pool.publish(again, relays=[theirs.url])
-        await until(lambda: again.id in theirs.stored)
-        assert theirs.connections == 2
-
-
-async def test_a_customers_dead_relay_delays_nobody_and_is_left_alone(keys: Keys, quick_pool: PoolOptions) -> None:
-    async with bad_relay(refuse=True) as theirs, bad_relay() as own, pool_of(quick_pool, own.url) as pool:
-        published = await pool.publish(keys.sign(1), relays=[theirs.url])
-        assert published.accepted == [own.url]
-        await until(lambda: theirs.url in published.failed)
-        theirs.faults.refuse = False
-        published = await pool.publish(keys.sign(1, content="again"), relays=[theirs.url])
-        assert "a short while ago" in published.failed[theirs.url]
-        assert theirs.connections == 0
-
-
-async def test_no_more_than_so_many_of_a_customers_relays_are_used(keys: Keys, quick_pool: PoolOptions) -> None:
-    options = replace(quick_pool, passing_per_event=2, passing_total=3)
-    async with AsyncExitStack() as stack:
-        theirs = [await stack.enter_async_context(bad_relay(ok=False)) for _ in range(6)]
-        urls = [server.url for server in theirs]
-        pool = await stack.enter_async_context(pool_of(options))
-        first = asyncio.create_task(pool.publish(keys.sign(1), relays=urls[:4]))
-        await until(lambda: theirs[0].received["EVENT"] and theirs[1].received["EVENT"])
-        second = asyncio.create_task(pool.publish(keys.sign(1, content="2"), relays=urls[4:]))
-        await until(lambda: theirs[4].received["EVENT"])
-        assert len(pool.status()) == 3  # none of the three may be evicted while an event waits there
-        assert [server.connections for server in theirs] == [1, 1, 0, 0, 1, 0]
-        await pool.close()
-        assert set((await first).failed) == set(urls[:4])
-        assert set((await second).failed) == set(urls[4:])
-
-
-async def test_an_idle_connection_makes_room_for_a_new_one(keys: Keys, quick_pool: PoolOptions) -> None:
-    options = replace(quick_pool, passing_total=1)
-    async with bad_relay() as one, bad_relay() as two, pool_of(options) as pool:
-        assert await pool.publish(keys.sign(1), relays=[one.url])
-        assert await pool.publish(keys.sign(1), relays=[two.url])
-        await until(lambda: not one.clients)
-        assert [status.url for status in pool.status()] == [two.url]
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://relay.example",
-        "ws://user:word@127.0.0.1:{port}",
-        "ws://127.0.0.1:{port}",
-        "ws://localhost:{port}",
-        "ws://[::1]:{port}",
-        "ws://[::ffff:127.0.0.1]:{port}",
-        "ws://2130706433:{port}",
-        "ws://0x7f.1:{port}",
-        "ws://0.0.0.0:{port}",
-        "ws://127.0.0.1:{port}/\r\nHost: x",
-        "",
-        "ws://",
-        "ws://[::1",
-    ],
-)
-async def test_private_and_malformed_addresses_are_refused_and_never_knocked_at(
-    url: str, keys: Keys, quick_pool: PoolOptions
-) -> None:
-    knocks = 0
-
-    def knocked(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal knocks
-        knocks += 1
-        writer.close()
-
-    server = await asyncio.start_server(knocked, "127.0.0.1", 0)
-    async with pool_of(replace(quick_pool, allow_private=False)) as pool:
-        url = url.replace("{port}", str(server.sockets[0].getsockname()[1]))
-        published = await pool.publish(keys.sign(1), relays=[url])
-        assert not published
-        assert len(published.failed) == 1
-        assert knocks == 0
-    server.close()
-
-
-async def test_a_name_that_leads_to_a_private_address_is_refused(
-    keys: Keys, quick_pool: PoolOptions, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        "socket.getaddrinfo",
-        lambda host, port, **_: [
-            (2, 1, 6, "", ("8.8.8.8", port)),
-            (2, 1, 6, "", ("10.0.0.1", port)),
-        ],
-    )
-    async with pool_of(replace(quick_pool, allow_private=False)) as pool:
-        published = await pool.publish(keys.sign(1), relays=["wss://relay.example"])
-        assert "not a public address" in published.failed["wss://relay.example"]
-
-
-async def test_the_connection_goes_to_the_checked_address_under_the_urls_name(
-    keys: Keys, quick_pool: PoolOptions, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str] = []
-
-    def resolve(host: str, port: int, **_: Any) -> list[Any]:
-        asked.append(host)
-        return [(2, 1, 6, "", ("127.0.0.1", port))]
-
-    async with bad_relay() as server, pool_of(quick_pool) as pool:
-        monkeypatch.setattr("socket.getaddrinfo", resolve)
-        assert await pool.publish(keys.sign(1), relays=[f"ws://relay.example:{server.port}"])
-        assert asked == ["relay.example"]  # once: what was checked is what is used
-        (client,) = server.clients
-        assert client.socket.request is not None
-        assert client.socket.request.headers["Host"] == f"relay.example:{server.port}"
 
 
 async def test_a_query_asks_all_and_waits_for_none_that_is_silent(keys: Keys, quick_pool: PoolOptions) -> None:
