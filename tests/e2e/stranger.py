@@ -69,6 +69,13 @@ class Stranger:
         """Take a job of that kind back (NIP-09)."""
         await self.send(5, [["e", job], ["k", str(kind)]], "changed my mind")
 
+    async def delete(self, *jobs: str) -> None:
+        """Take jobs back as NIP-09 has it at the least: by their ids alone."""
+        tags = [sdk.Tag.event(sdk.EventId.parse(job)) for job in jobs]
+        event = sdk.EventBuilder(sdk.Kind(5), "").tags(tags).finalize(self.keys)
+        assert [tag.to_vec() for tag in event.tags()] == [["e", job] for job in jobs]
+        assert (await self._client.send_event(event)).success
+
     async def send(self, kind: int, tags: list[list[str]], content: str = "") -> str:
         """Publish an event; its id."""
         builder = sdk.EventBuilder(sdk.Kind(kind), content).tags([sdk.Tag.parse(tag) for tag in tags])

@@ -183,6 +183,22 @@ async def test_a_running_job_is_stopped_and_what_came_is_read(
     assert "6050" not in customer.statuses(job)
 
 
+async def test_a_deletion_by_ids_alone_cancels_what_is_quoted_what_waits_and_what_runs(
+    shop: Bazaar, customer: Stranger
+) -> None:
+    slow = [["i", LONG, "text"], ["param", "model", "slow"]]
+    running, quoted = [await ask(shop, customer, None, 5050, slow) for _ in range(2)]
+    waiting = await ask(shop, customer, None, 5050, [["i", "e" * 64, "job"]])
+    await pay(customer, running, None)
+    await customer.feedback(quoted, "payment-required")
+    await customer.feedback(running, "partial")
+    await customer.delete(running, quoted, waiting)
+    for job in (running, quoted, waiting):
+        error = customer.events[(await customer.feedback(job, "error"))["id"]]
+        assert first(error, "status") == ["status", "error", "cancelled"]
+    assert "6050" not in customer.statuses(running)
+
+
 async def ask(shop: Bazaar, customer: Stranger, scheme: str | None, kind: int, tags: list[list[str]]) -> str:
     """In clear, or encrypted; the job's id."""
     if scheme is None:
