@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from dvm.announcing import announcement_of
 from dvm.config import Identity
 from dvm.jobs import KINDS, Service
@@ -35,3 +39,12 @@ def test_values_are_those_of_the_declaration() -> None:
     assert params["model"].values == ("m",)
     assert params["max_tokens"].values == ()
     assert set(params) == {*KINDS[5000].params, *KINDS[5050].params}
+
+
+def test_what_can_be_continued_says_so() -> None:
+    assert "session" in read_back(5050).params
+    assert "session" not in read_back(5000, 5001, 5002).params
+    own = replace(KINDS[5001], converses=True)
+    assert own.param("session").description == KINDS[5050].param("session").description
+    with pytest.raises(ValueError, match="answers with text"):
+        replace(KINDS[5100], converses=True)
