@@ -15,7 +15,7 @@ from dvm.lightning.base import Wallet, WalletError
 from dvm.lightning.lnurl_address import is_at
 from dvm.lightning.registry import WALLETS, Setup, make_wallet
 from dvm.models import Model
-from dvm.models.registry import PROVIDERS, make_model
+from dvm.models.registry import PROVIDERS, make_model, makes
 from dvm.models.router import Bounds
 from dvm.nostr.addresses import AddressRefused
 from dvm.nostr.blossom import Blossom
@@ -59,18 +59,37 @@ def build_models(config: Config, secrets: Secrets) -> dict[str, Model]:
 
 
 def build_services(config: Config) -> dict[int, Service]:
-    """What is sold, by kind, with prices in msat."""
-    return {
-        each.kind: Service(
+    """What is sold, by kind, with prices in msat, by those of its models that make such a thing at all."""
+    services = {}
+    for each in config.service:
+        able = tuple(name for name in each.models if _makes(config, name, each.kind)) or each.models
+        services[each.kind] = Service(
             kind=all_kinds()[each.kind],
-            models=each.models,
-            prices={name: price_of(config, each, name) for name in each.models},
-            systems={name: each.system or config.models[name].system for name in each.models},
+            models=able,
+            prices={name: price_of(config, each, name) for name in able},
+            systems={name: each.system or config.models[name].system for name in able},
             name=each.name,
-            names={name: config.models[name].model for name in each.models},
+            names={name: config.models[name].model for name in able},
         )
-        for each in config.service
-    }
+    return services
+
+
+def unable(config: Config) -> list[str]:
+    """Which services name models that make nothing of their kind; for the log at start-up and for `dvm doctor`."""
+    found = []
+    for number, each in enumerate(config.service, 1):
+        if wrong := [name for name in each.models if not _makes(config, name, each.kind)]:
+            where, wanted = f"service[{number}].models", all_kinds()[each.kind].makes
+            if len(wrong) == len(each.models):
+                found.append(f"{where}: none of them makes {wanted}, so each job is refused; see models.NAME.makes")
+            else:
+                found.append(f"{where}: without {', '.join(wrong)}, as it makes no {wanted}; see models.NAME.makes")
+    return found
+
+
+def _makes(config: Config, name: str, kind: int) -> bool:
+    table = config.models[name]
+    return all_kinds()[kind].makes in makes(table.provider, table.model, table.makes)
 
 
 def price_of(config: Config, service: ServiceConfig, model: str) -> Price:

@@ -125,6 +125,7 @@ class ModelConfig(Table):
     concurrency: Count = 0
     requests_per_minute: Count = 0
     system: System | None = None
+    makes: Annotated[tuple[Literal["text", "image", "speech"], ...], AsTuple, Field(min_length=1)] | None = None
     first_chunk_seconds: Interval | None = None
     stall_seconds: Interval | None = None
     count_seconds: Interval | None = None

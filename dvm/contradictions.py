@@ -28,9 +28,9 @@ USES_KEY = frozenset({"gemini", "openai", "google-generativeai"})
 _ENDPOINT = ("base_url", "api_key_env", "api_key_file")
 _PATIENCE = ("first_chunk_seconds", "stall_seconds", "count_seconds")
 _OPTIONS: dict[str, tuple[str, ...]] = {
-    "gemini": (*_PATIENCE, "thinking_budget", "thinking_level"),
-    "google-generativeai": _PATIENCE,
-    "openai": _PATIENCE[:2],  # it has no way to ask for a count
+    "gemini": (*_PATIENCE, "makes", "thinking_budget", "thinking_level"),
+    "google-generativeai": (*_PATIENCE, "makes"),
+    "openai": (*_PATIENCE[:2], "makes"),  # it has no way to ask for a count
     "embedded": ("parallel", "context", "threads"),
     "echo": ("chunk_tokens", "delay_seconds"),
 }

@@ -372,17 +372,11 @@ def test_what_is_probably_not_meant_is_a_warning(tmp_path: Path) -> None:
     ]
 
 
+PATIENT = {"model": "m", "first_chunk_seconds": 1, "stall_seconds": 2, "makes": ["text"]}
 OPTIONS = {
-    "gemini": {
-        "model": "m",
-        "first_chunk_seconds": 1,
-        "stall_seconds": 2,
-        "count_seconds": 3,
-        "thinking_budget": 0,
-        "thinking_level": "low",
-    },
-    "google-generativeai": {"model": "m", "first_chunk_seconds": 1, "stall_seconds": 2, "count_seconds": 3},
-    "openai": {"model": "m", "first_chunk_seconds": 1, "stall_seconds": 2},
+    "gemini": PATIENT | {"count_seconds": 3, "thinking_budget": 0, "thinking_level": "low"},
+    "google-generativeai": PATIENT | {"count_seconds": 3},
+    "openai": PATIENT,
     "embedded": {"parallel": 1, "context": 512, "threads": 1},
     "echo": {"chunk_tokens": 1, "delay_seconds": 0.5},
 }

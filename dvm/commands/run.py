@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from dvm import log
-from dvm.building import offered
+from dvm.building import offered, unable
 from dvm.commands.common import CONFIG, DATA, RELAYS, ConfigPath, DataPath, RelaysPath
 from dvm.config import load_config, load_relays, warnings
 from dvm.daemon import serve
@@ -31,7 +31,7 @@ def main(
     where = load_relays(relays)
     secrets = load_secrets(settings, os.environ, file=str(config))
     log.set_up(style, secrets.strings(), level=logging.DEBUG if verbose else logging.INFO)
-    for warning in (*warnings(settings), *secrets.warnings):
+    for warning in (*warnings(settings), *unable(settings), *secrets.warnings):
         logging.getLogger("dvm").warning(warning)
 
     async def run() -> None:

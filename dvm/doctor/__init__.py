@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from dvm.admitting import Lists
-from dvm.building import build_models, build_zaps, offered
+from dvm.building import build_models, build_zaps, offered, unable
 from dvm.config import Config, Relays, load_config, load_relays, warnings
 from dvm.datadir import DataDir
 from dvm.doctor import address, files, here, models, relays, wallet
@@ -123,7 +123,7 @@ def _load(config: Path, relay_file: Path, environ: Mapping[str, str]) -> _Loaded
     except ConfigError as error:
         usable = False
         loaded.problem("configuration", str(config), error, MEND)
-    found = warnings(loaded.config)
+    found = [*warnings(loaded.config), *unable(loaded.config)]
     for text in found:
         loaded.warn("configuration", str(config), text)
     if usable and not found:

@@ -1,4 +1,4 @@
-"""One model: a prompt of two words counted, and a token or so of an answer, streamed."""
+"""One model: a prompt of two words counted, and a token or so of an answer, streamed, if it writes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def model(name: str, table: ModelConfig, used: Model) -> Steps:
         async with asyncio.timeout(SECONDS):
             await used.start()
             counted = await used.count_tokens(PROMPT)
-            usage, version = await _answer(used)
+            usage, version = await _answer(used) if "text" in used.makes else (Usage(), None)
     except ModelError as error:
         yield Finding("model", subject, "failed", str(error), advise(name, table, error))
         return
@@ -34,7 +34,11 @@ async def model(name: str, table: ModelConfig, used: Model) -> Steps:
         return
     finally:
         await used.close()
-    if usage is None or usage.estimated:
+    if "text" not in used.makes:
+        what = " and ".join(used.makes) or "nothing that could be asked for"
+        seen = f"it is there, and counts {counted} tokens; what it makes, {what}, is not tried, as it costs more"
+        yield Finding("model", subject, "ok", seen)
+    elif usage is None or usage.estimated:
         missing = "anything" if usage is None else ", ".join(sorted(usage.estimated))
         seen = f"it answers, and does not say how many tokens it used ({missing})"
         what = "Sell it at a price per request: the tokens on its bills would be our own estimates."

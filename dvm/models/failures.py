@@ -14,6 +14,11 @@ MAX_TEXT = 300
 MAX_RETRY_AFTER = 86_400.0  # seconds; daily quotas begin anew after at most that
 
 
+def is_key(key: str) -> bool:
+    """Whether it can stand in a header: a key that was copied with its line's end cannot."""
+    return bool(key) and key.isascii() and key.isprintable() and " " not in key
+
+
 def scrub(text: str, key: str) -> str:
     """`text` on one line of at most MAX_TEXT characters, without the key."""
     for secret in {key, quote(key, safe="")} - {""}:

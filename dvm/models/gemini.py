@@ -13,9 +13,8 @@ import warnings
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from dvm.models.base import Blob, Chunk, Limits, ModelError, Output, Prompt, Turn, Usage
+from dvm.models.base import Blob, Chunk, Limits, ModelError, Prompt, Turn, Usage
 from dvm.models.counting import approximate_tokens
 from dvm.models.failures import scrub, well_formed
 from dvm.models.gemini_answer import Answer
@@ -23,6 +22,7 @@ from dvm.models.gemini_errors import to_model_error
 from dvm.models.gemini_media import Speech, output_config
 from dvm.models.gemini_usage import Report
 from dvm.models.gemini_wire import CALL_HEADER, Wire
+from dvm.models.remote import GoogleModel
 
 if TYPE_CHECKING:
     from google.genai import types
@@ -50,61 +50,21 @@ class _Sdk:
         self.sync_close()
 
 
-class GeminiModel:
-    """One Gemini model.
+class GeminiModel(GoogleModel):
+    """One Gemini model. `base_url` wins over GOOGLE_GEMINI_BASE_URL; None leaves it to that variable, or Google.
 
-    api_key: used for nothing but the request header. base_url: another endpoint, which wins over
-    GOOGLE_GEMINI_BASE_URL; None leaves it to that variable, or Google.
-    first_chunk_seconds: how long the first piece may take (models think before they speak);
-    stall_seconds: each further one; count_seconds: `count_tokens`.
     thinking_budget (tokens; 0 is none), thinking_level: Gemini's settings of these names.
     """
 
-    takes: tuple[str, ...] = ("image/", "audio/", "video/", "application/pdf")
-    makes: tuple[Output, ...] = ("text", "image", "speech")  # which of them, the model's name decides
-    context_tokens: int | None = None
+    can_make = ("text", "image", "speech")
 
     def __init__(
-        self,
-        name: str,
-        *,
-        model: str,
-        api_key: str,
-        base_url: str | None = None,
-        max_output_tokens: int = 8192,
-        first_chunk_seconds: float = 120.0,
-        stall_seconds: float = 60.0,
-        count_seconds: float = 20.0,
-        thinking_budget: int | None = None,
-        thinking_level: str | None = None,
-        max_response_bytes: int = 64 * 1024 * 1024,
+        self, name: str, *, thinking_budget: int | None = None, thinking_level: str | None = None, **settings: Any
     ) -> None:
-        if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
-            raise ValueError(f"model {name}: needs an API key of Gemini; set GEMINI_API_KEY")
-        if not model:
-            raise ValueError(f"model {name}: `model` must name a model, such as gemini-2.5-flash")
-        if base_url is not None and not _is_http_url(base_url):
-            raise ValueError(f"model {name}: base_url must be an http(s) address")
-        if max_output_tokens < 1:
-            raise ValueError(f"model {name}: max_output_tokens must be at least 1")
-        if not min(first_chunk_seconds, stall_seconds, count_seconds) > 0:
-            raise ValueError(f"model {name}: first_chunk_seconds, stall_seconds, count_seconds must be above 0")
-        self.name = name
-        self.max_output_tokens = max_output_tokens
-        self._model = model
-        self._key = api_key
-        self._base_url = base_url
-        self._first_chunk_seconds = first_chunk_seconds
-        self._stall_seconds = stall_seconds
-        self._count_seconds = count_seconds
+        super().__init__(name, **settings)
         self._thinking = {"thinking_budget": thinking_budget, "thinking_level": thinking_level}
-        self._max_response_bytes = max_response_bytes
         self._calls = itertools.count()
         self._loading: asyncio.Task[_Sdk] | None = None
-        self._closed = False
-
-    def __repr__(self) -> str:
-        return f"GeminiModel({self.name!r}, model={self._model!r})"
 
     async def start(self) -> None:
         """Set off the import of the SDK. What is wrong with it shows at the first request."""
@@ -152,6 +112,7 @@ class GeminiModel:
         thoughts were used and are billed, as the limit that bounds both was the customer's. Text and then
         a filter is `safety`; a filter and no text is the error `blocked`.
         """
+        self._require(limits)
         sdk = await self._sdk()
         call = self._call()
         answer, speech = Answer(own_input=approximate_tokens(prompt)), Speech()
@@ -296,11 +257,3 @@ def _contents(types_: Any, turns: tuple[Turn, ...]) -> list[Any]:
 
 def _http_options(types_: Any, call: str) -> Any:
     return types_.HttpOptions(headers={CALL_HEADER: call})
-
-
-def _is_http_url(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return False
-    return parts.scheme in {"http", "https"} and bool(parts.hostname)

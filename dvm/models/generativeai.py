@@ -16,14 +16,14 @@ from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from dvm.models.base import Blob, Chunk, Limits, ModelError, Output, Prompt, Turn, Usage, require_text
+from dvm.models.base import Blob, Chunk, Limits, ModelError, Prompt, Turn, Usage
 from dvm.models.counting import approximate_tokens
 from dvm.models.failures import scrub, well_formed
 from dvm.models.gemini_answer import Answer
 from dvm.models.gemini_errors import to_model_error
 from dvm.models.gemini_usage import Report
+from dvm.models.remote import GoogleModel
 
 if TYPE_CHECKING:
     from dvm.models.generativeai_wire import Call
@@ -50,52 +50,15 @@ class _Sdk:
     lost: tuple[type[Exception], ...]  # what a connection fails with
 
 
-class GenerativeAiModel:
-    """One Gemini model. The settings are those of `GeminiModel`."""
+class GenerativeAiModel(GoogleModel):
+    """One Gemini model. The settings are those of `GeminiModel`, but for thinking, of which this SDK knows nothing."""
 
-    takes: tuple[str, ...] = ("image/", "audio/", "video/", "application/pdf")
-    makes: tuple[Output, ...] = ("text",)
-    context_tokens: int | None = None
-
-    def __init__(
-        self,
-        name: str,
-        *,
-        model: str,
-        api_key: str,
-        base_url: str | None = None,
-        max_output_tokens: int = 8192,
-        first_chunk_seconds: float = 120.0,
-        stall_seconds: float = 60.0,
-        count_seconds: float = 20.0,
-        max_response_bytes: int = 64 * 1024 * 1024,
-    ) -> None:
-        if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
-            raise ValueError(f"model {name}: needs an API key of Gemini; set GEMINI_API_KEY")
-        if not model:
-            raise ValueError(f"model {name}: `model` must name a model, such as gemini-2.5-flash")
-        if base_url is not None and urlsplit(base_url).scheme not in {"http", "https"}:
-            raise ValueError(f"model {name}: base_url must be an http(s) address")
-        if max_output_tokens < 1:
-            raise ValueError(f"model {name}: max_output_tokens must be at least 1")
-        if not min(first_chunk_seconds, stall_seconds, count_seconds) > 0:
-            raise ValueError(f"model {name}: first_chunk_seconds, stall_seconds, count_seconds must be above 0")
-        self.name = name
-        self.max_output_tokens = max_output_tokens
-        self._model = model if "/" in model else f"models/{model}"
-        self._key = api_key
-        self._base_url = base_url
-        self._first_chunk_seconds = first_chunk_seconds
-        self._stall_seconds = stall_seconds
-        self._count_seconds = count_seconds
-        self._max_response_bytes = max_response_bytes
+    def __init__(self, name: str, **settings: Any) -> None:
+        super().__init__(name, **settings)
+        self._path = self._model if "/" in self._model else f"models/{self._model}"
         self._threads = ThreadPoolExecutor(_CALLS, thread_name_prefix="generativeai")
         self._loading: asyncio.Future[_Sdk] | None = None
         self._calls: set[Call] = set()
-        self._closed = False
-
-    def __repr__(self) -> str:
-        return f"GenerativeAiModel({self.name!r}, model={self._model!r})"
 
     async def start(self) -> None:
         """Set off the import of the SDK, which takes a second. What is wrong with it shows at the first request."""
@@ -121,7 +84,7 @@ class GenerativeAiModel:
         call = self._begin(sdk)
 
         def count() -> Any:
-            request = sdk.protos.CountTokensRequest(model=self._model, contents=_contents(sdk.protos, turns))
+            request = sdk.protos.CountTokensRequest(model=self._path, contents=_contents(sdk.protos, turns))
             return sdk.client.count_tokens(request=request, retry=None, timeout=self._count_seconds)
 
         try:
@@ -137,7 +100,7 @@ class GenerativeAiModel:
 
     async def stream(self, prompt: Prompt, limits: Limits) -> AsyncGenerator[Chunk, None]:
         """See `Model.stream`, and `GeminiModel.stream` for what ends an answer."""
-        require_text(limits, self.name)
+        self._require(limits)
         sdk = await self._sdk()
         call, answer = self._begin(sdk), Answer(own_input=approximate_tokens(prompt))
         responses: Iterator[Any] | None = None
@@ -145,7 +108,7 @@ class GenerativeAiModel:
 
         def ask() -> Any:
             request = sdk.protos.GenerateContentRequest(
-                model=self._model,
+                model=self._path,
                 contents=_contents(sdk.protos, prompt.turns),
                 system_instruction=_content(sdk.protos, "user", (prompt.system,)) if prompt.system else None,
                 generation_config=sdk.protos.GenerationConfig(**self._config(limits)),

@@ -11,13 +11,14 @@ from typing import Any
 
 import httpx
 
-from dvm.models.base import Chunk, Finish, Limits, ModelError, Output, Prompt, Usage, require_text
+from dvm.models.base import Chunk, Finish, Limits, ModelError, Prompt, Usage
 from dvm.models.counting import approximate_text, approximate_tokens, estimate_tokens, with_unreported
-from dvm.models.failures import scrub, well_formed
+from dvm.models.failures import is_key, scrub, well_formed
 from dvm.models.openai_errors import said, to_model_error, within_stream
 from dvm.models.openai_request import MEDIA, Dialect, body
 from dvm.models.openai_usage import Contradiction, to_usage
 from dvm.models.openai_wire import Exchange, Refused, Rejected, Wire
+from dvm.models.remote import RemoteModel
 
 log = logging.getLogger(__name__)
 
@@ -77,58 +78,26 @@ class _Answer:
             self.report, self.reported = found, (self.tokens, self.thoughts)
 
 
-class OpenAIModel:
-    """One model at one endpoint.
+class OpenAIModel(RemoteModel):
+    """One model at one endpoint. `base_url` is where its API is, such as http://localhost:11434/v1; None is OpenAI.
 
-    base_url: where its API is, such as http://localhost:11434/v1; None is OpenAI. api_key: used for nothing but
-    the header Authorization; a server of one's own may need none.
-    first_chunk_seconds: how long the first piece may take (models think before they speak);
-    stall_seconds: each further one. Comments that keep a connection open are no pieces.
+    A server of one's own may need no key. Comments that keep a connection open are no pieces.
 
     Where the endpoint reports no usage, the chunks have none, unless it shows thoughts. Whether a setting of
     `Limits` is heeded is up to the endpoint: it refuses, or (Ollama, `top_k`) passes over, what it does not know.
     """
 
     takes: tuple[str, ...] = MEDIA  # what the protocol has a place for; whether a model can see, its operator knows
-    makes: tuple[Output, ...] = ("text",)
-    context_tokens: int | None = None
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        model: str,
-        api_key: str = "",
-        base_url: str | None = None,
-        max_output_tokens: int = 8192,
-        first_chunk_seconds: float = 120.0,
-        stall_seconds: float = 60.0,
-        max_response_bytes: int = 64 * 1024 * 1024,
-    ) -> None:
-        if api_key and (not api_key.isascii() or not api_key.isprintable() or " " in api_key):
+    def __init__(self, name: str, *, api_key: str = "", base_url: str | None = None, **settings: Any) -> None:
+        if api_key and not is_key(api_key):
             raise ValueError(f"model {name}: the API key has a character that no key has; set OPENAI_API_KEY anew")
         if not api_key and base_url is None:
             raise ValueError(f"model {name}: needs an API key of OpenAI, or a base_url; set OPENAI_API_KEY")
-        if not model:
-            raise ValueError(f"model {name}: `model` must name a model, as the endpoint knows it")
-        if max_output_tokens < 1:
-            raise ValueError(f"model {name}: max_output_tokens must be at least 1")
-        if not min(first_chunk_seconds, stall_seconds) > 0:
-            raise ValueError(f"model {name}: first_chunk_seconds and stall_seconds must be above 0")
-        self.name = name
-        self.max_output_tokens = max_output_tokens
+        super().__init__(name, api_key=api_key, base_url=base_url, **settings)
         self._url = _chat_url(name, base_url or OPENAI)
-        self._model = model
-        self._key = api_key
-        self._first_chunk_seconds = first_chunk_seconds
-        self._stall_seconds = stall_seconds
-        self._max_response_bytes = max_response_bytes
         self._dialect = Dialect("max_tokens" if base_url else "max_completion_tokens")
         self._wire: Wire | None = None
-        self._closed = False
-
-    def __repr__(self) -> str:
-        return f"OpenAIModel({self.name!r}, model={self._model!r})"
 
     async def start(self) -> None:
         """Read the certificate authorities, which takes a moment. What is wrong shows at the first request."""
@@ -152,7 +121,7 @@ class OpenAIModel:
         usage shows that there were thoughts. Text and then a filter is `safety`; a filter and no text is the
         error `blocked`.
         """
-        require_text(limits, self.name)
+        self._require(limits)
         answer = _Answer(approximate_tokens(prompt))
         seconds = self._first_chunk_seconds
         async with aclosing(self._pieces(prompt, limits, answer)) as pieces:

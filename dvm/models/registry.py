@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dvm.models.base import Model
+from dvm.models.base import Model, Output
 from dvm.models.echo import EchoModel
 from dvm.models.embedded import EmbeddedModel
 from dvm.models.gemini import GeminiModel
 from dvm.models.generativeai import GenerativeAiModel
 from dvm.models.openai import OpenAIModel
+from dvm.models.remote import RemoteModel
 
-_PROVIDERS: dict[str, Callable[..., Model]] = {
+_PROVIDERS: dict[str, type[Any]] = {
     "gemini": GeminiModel,  # model, api_key; base_url
     "openai": OpenAIModel,  # model; api_key or base_url
     "google-generativeai": GenerativeAiModel,  # as gemini
@@ -42,7 +43,7 @@ def make_model(
     if factory is None:
         raise ValueError(f"model {name}: no provider {provider!r}; there are {', '.join(PROVIDERS)}")
     given = {"model": model, "base_url": base_url, "api_key": api_key, "max_output_tokens": max_output_tokens}
-    known = set(inspect.signature(factory).parameters) - {"name"}
+    known = _settings(factory)
     settings = {key: value for key, value in given.items() if value not in {None, ""}}
     settings.pop("api_key", None) if "api_key" not in known else settings.setdefault("api_key", "")
     if provider == "echo":
@@ -54,6 +55,23 @@ def make_model(
     if unknown:
         raise ValueError(f"model {name}: provider {provider!r} has no setting {unknown[0]!r}")
     try:
-        return factory(name, **settings, **(options or {}))
+        made: Model = factory(name, **settings, **(options or {}))
     except TypeError:  # a text where a number should be
         raise ValueError(f"model {name}: a setting is of the wrong type") from None
+    return made
+
+
+def makes(provider: str, model: str, said: Sequence[Output] | None = None) -> tuple[Output, ...]:
+    """What a model answers with that is not built; `said`: what its operator says. Raises KeyError."""
+    factory = _PROVIDERS[provider]
+    if issubclass(factory, RemoteModel):
+        return factory.made_by(model, said)
+    made: tuple[Output, ...] = factory.makes
+    return made
+
+
+def _settings(factory: type) -> set[str]:
+    """What it can be built with, by itself and by what it is a kind of."""
+    constructors = [vars(each)["__init__"] for each in factory.__mro__[:-1] if "__init__" in vars(each)]
+    taken = {name for each in constructors for name in inspect.signature(each).parameters}
+    return taken - {"self", "name", "settings"}

@@ -63,6 +63,16 @@ async def test_what_the_provider_says(here: Path, dvm: Runner, status: int, code
     assert found.one("model", "echo")["state"] == "ok"
 
 
+async def test_a_model_that_does_not_write_is_not_asked_to(here: Path, dvm: Runner) -> None:
+    async with GeminiStandIn() as server:
+        found = await examine(here, dvm, {"speaks": gemini(server.url, "gemini-2.5-flash-preview-tts"), "echo": ECHO})
+        assert not [request for request in server.requests if "Content" in request.path]
+    assert (found.code, found.failed) == (0, [])
+    assert "what it makes, speech, is not tried" in found.one("model", "speaks")["seen"]
+    warned = [each["seen"] for each in found.all("configuration") if each["state"] == "warning"]
+    assert "service[1].models: without speaks, as it makes no text; see models.NAME.makes" in warned
+
+
 async def test_a_wrong_key(here: Path, dvm: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEMINI_API_KEY", "another-gemini-key")
     async with GeminiStandIn() as server:

@@ -236,6 +236,13 @@ PRICES = [
         "no answer",
         price=PER_REQUEST,
     ),
+    Row(
+        "more than was quoted",
+        (script(said(HALF, used(prompt=120, candidates=2000, total=2120)), fault="stall", fault_after=1),),
+        Due(21_000, (120, 0, 2000, 0), finish="length", quote=21_000),
+        "of tokens, at a price for the job",
+        price=PER_REQUEST,
+    ),
     Row("free", (ended(WHOLE),), Due(0, (120, 0, 50, 0), quote=0), price=FREE_OF_CHARGE),
     Row("free", (ended(),), Due(0, (100, 0, 20, 0), ALL, quote=0), "none", price=FREE_OF_CHARGE),
 ]

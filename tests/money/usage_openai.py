@@ -121,6 +121,13 @@ REPORTS = [
     Row("cached within the prompt", (ended(used(120, 50, 170, cached_tokens=81)),), CACHED, "as Moonshot says"),
     # 36 + 6.075 + 125 = 167.075
     Row("cached beside the prompt", (ended(used(120, 50, 251, cached=81)),), Due(168, (120, 81, 50, 0))),
+    # And thoughts within the output: 36 + 6.075 + 125 + 75 = 242.075
+    Row(
+        "cached beside the prompt",
+        (ended(used(120, 80, 281, cached=81, reasoning=30)),),
+        Due(243, (120, 81, 50, 30)),
+        "with thoughts",
+    ),
     Row("more cached than prompt", (ended(used(120, 50, 170, cached=200)),), COUNTED),
     Row(
         "falling counts",
@@ -210,6 +217,13 @@ ENDS = [
 PRICES = [
     Row("a price for the job", (ended(WHOLE),), Due(21_000, (120, 0, 50, 0), quote=21_000), price=PER_REQUEST),
     Row("a price for the job", (ended(),), Due(21_000, (100, 0, 20, 0), OURS, quote=21_000), "none", price=PER_REQUEST),
+    Row(
+        "more than was quoted",
+        (script(said(HALF, used(120, 2000, 2120)), fault="stall", fault_after=1),),
+        Due(21_000, (120, 0, 2000, 0), finish="length", quote=21_000),
+        "of tokens, at a price for the job",
+        price=PER_REQUEST,
+    ),
     Row("free", (ended(WHOLE),), Due(0, (120, 0, 50, 0), quote=0), price=FREE_OF_CHARGE),
     Row("free", (ended(),), Due(0, (100, 0, 20, 0), OURS, quote=0), "none", price=FREE_OF_CHARGE),
 ]

@@ -43,9 +43,9 @@ def refusal(kind: int, params: Sequence[Sequence[str]], **fields: Any) -> str:
 
 
 @asynccontextmanager
-async def gemini() -> AsyncIterator[tuple[GeminiStandIn, GeminiModel]]:
+async def gemini(name: str = "gemini-2.5-flash") -> AsyncIterator[tuple[GeminiStandIn, GeminiModel]]:
     async with GeminiStandIn() as standin:
-        model = GeminiModel("flash", model="gemini-2.5-flash", api_key=standin.key, base_url=standin.url)
+        model = GeminiModel("flash", model=name, api_key=standin.key, base_url=standin.url)
         await model.start()
         try:
             yield standin, model
@@ -55,7 +55,8 @@ async def gemini() -> AsyncIterator[tuple[GeminiStandIn, GeminiModel]]:
 
 async def body_of(ask: Ask) -> Any:
     """The body of the request that Gemini's endpoint gets."""
-    async with gemini() as (standin, model):
+    makes = {"text": "", "image": "-image", "speech": "-preview-tts"}
+    async with gemini(f"gemini-2.5-flash{makes[ask.output]}") as (standin, model):
         async for _ in model.stream(ask.prompt, ask.limits(ask.max_tokens or 500)):
             pass
         return standin.requests[-1].body
