@@ -19,7 +19,7 @@ import re
 import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -188,7 +188,9 @@ class Inputs:
         turns = await self._conversations.earlier(request, prior) if prior is not None else []
         inputs = [each for each in request.inputs if not continues(each, prior)]
         clock = asyncio.get_running_loop().time
-        async with self._turn(priced=gone is not None):
+        # Words alone wait behind nobody's slow pages.
+        fetches = bool(named_by(turns)) or any(each.type != "text" for each in inputs)
+        async with self._turn(priced=gone is not None) if fetches else nullcontext():
             until = clock() + sources.seconds
             try:
                 async with asyncio.timeout_at(until):

@@ -13,10 +13,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from dvm.jobs import KINDS
+from dvm.jobs import inputs as module
 from dvm.jobs.sources import conversation
 from dvm.jobs.sources.conversation import MAX_NAME, Session, session_of
 from dvm.ledger import JobState
-from dvm.models import ModelError
+from dvm.models import ModelError, Turn
 from dvm.nip90 import Input, InvalidRequest, parse_request, request_draft
 from dvm.nostr.keys import Keys
 from tests.standins.customer import Customer, customer
@@ -215,6 +217,33 @@ async def test_a_job_that_failed_is_continued_by_nobody(shop: Workshop, buyer: C
     shop.model.script = answer("well")
     await turn(shop, buyer, "anew", session="again")
     assert said(shop.model.prompts[-1]) == [("user", "anew")]
+
+
+async def test_another_kind_is_not_continued_and_every_kind_may_be(shop: Workshop, buyer: Customer) -> None:
+    summary = replace(KINDS[5001], converses=True)
+    shop.kinds = [KINDS[5050], summary, KINDS[5002]]
+    await shop.reopen()
+    talked = await turn(shop, buyer, "a long story", session="both")
+    summed = await turn(shop, buyer, Input(talked, "job"), kind=5001, session="both")
+    again = await turn(shop, buyer, Input(summed, "job"), "the same for children", kind=5001)
+    await turn(shop, buyer, Input(again, "job"), "what was that?")
+    first, second, third = shop.model.prompts[1:]
+    assert len(first.turns) == 1
+    assert "\none\n" in first.turns[0].parts[0]  # type: ignore[operator]
+    # The earlier turn as its kind had made it, word for word; what the kind itself instructs stands once.
+    assert second.turns[:2] == (*first.turns, Turn("model", ("two",)))
+    assert second.system == first.system
+    assert said(third) == [("user", "three", "what was that?")]
+    assert (await refusal(shop, buyer, "go on", session=summed)) == UNKNOWN
+
+
+async def test_words_alone_wait_for_nobodys_slow_pages(shop: Workshop, buyer: Customer) -> None:
+    await turn(shop, buyer, "one?", session="quick")
+    turns = shop.shop.inputs._turns
+    for _ in range(module.MAX_GATHERING):
+        await turns.acquire()
+    await turn(shop, buyer, "two?", session="quick")
+    assert len(shop.model.prompts[1].turns) == 3
 
 
 # Bounds
