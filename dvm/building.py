@@ -59,9 +59,11 @@ def build_models(config: Config, secrets: Secrets) -> dict[str, Model]:
 
 
 def build_services(config: Config) -> dict[int, Service]:
-    """What is sold, by kind, with prices in msat, by those of its models that make such a thing at all."""
+    """What is sold, by kind, with prices in msat, by those of its models that make such a thing at all. If nothing can
+    be made of all that is sold, it is sold all the same: a shop without anything could not even say why."""
     services = {}
-    for each in config.service:
+    sold = [each for each in config.service if any(_makes(config, name, each.kind) for name in each.models)]
+    for each in sold or config.service:
         able = tuple(name for name in each.models if _makes(config, name, each.kind)) or each.models
         services[each.kind] = Service(
             kind=all_kinds()[each.kind],
@@ -81,7 +83,7 @@ def unable(config: Config) -> list[str]:
         if wrong := [name for name in each.models if not _makes(config, name, each.kind)]:
             where, wanted = f"service[{number}].models", all_kinds()[each.kind].makes
             if len(wrong) == len(each.models):
-                found.append(f"{where}: none of them makes {wanted}, so each job is refused; see models.NAME.makes")
+                found.append(f"{where}: none of them makes any {wanted}, so it is not sold; see models.NAME.makes")
             else:
                 found.append(f"{where}: without {', '.join(wrong)}, as it makes no {wanted}; see models.NAME.makes")
     return found

@@ -56,11 +56,15 @@ def test_what_is_announced_is_what_can_be_made(tmp_path: Path) -> None:
     assert set(announced.prices) == {"paint"}
 
 
-def test_a_service_that_nobody_can_serve_is_told(tmp_path: Path) -> None:
-    config = sold(tmp_path, {5050: ["local"], 5100: ["flash"]})
+def test_a_service_that_nobody_can_serve_is_told_and_not_sold(tmp_path: Path) -> None:
+    config = sold(tmp_path, {5050: ["local"], 5250: ["flash"]})
     assert unable(config) == [
-        "service[2].models: none of them makes image, so each job is refused; see models.NAME.makes"
+        "service[2].models: none of them makes any speech, so it is not sold; see models.NAME.makes"
     ]
+    assert build_services(config).keys() == {5050}
+    nothing = sold(tmp_path, {5100: ["flash"]})
+    assert build_services(nothing).keys() == {5100}
+    assert len(unable(nothing)) == 1
 
 
 def test_what_the_operator_says_of_a_model_counts(tmp_path: Path) -> None:
