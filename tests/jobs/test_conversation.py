@@ -263,6 +263,10 @@ async def test_a_conversation_that_is_too_long_is_refused_and_not_cut(
     assert (await refusal(shop, buyer, "why then?", session=job)).startswith("prompt-too-long: ")
     shop.model.context_tokens = None
     job = await turn(shop, buyer, "so why?", session=job)
+    monkeypatch.setattr(conversation, "MAX_CHARS", 1_000)
+    assert (await refusal(shop, buyer, "why so?", session=job)).startswith(
+        "prompt-too-long: a conversation has at most 1000"
+    )
     monkeypatch.setattr(conversation, "MAX_TURNS", 1)
     assert (await refusal(shop, buyer, "why?", session=job)).startswith("prompt-too-long: a conversation has at most 1")
 

@@ -21,6 +21,8 @@ from dvm.nostr.event import Event
 from dvm.nostr.keys import Keys
 
 MAX_TURNS = 64  # earlier jobs of one conversation
+MAX_CHARS = 8_000_000  # of all its requests and results, as they were signed
+MAX_READING = 4  # conversations that are read at one time: each of them is in memory as a whole
 MAX_NAME = 64  # characters
 ENDED = frozenset({JobState.FAILED, JobState.CANCELLED, JobState.REJECTED, JobState.EXPIRED})
 GONE = "[What stood here was named in the request, and cannot be had any more.]"
@@ -73,6 +75,7 @@ class Conversations:
 
     def __init__(self, keys: Keys, store: Store) -> None:
         self._keys, self._store = keys, store
+        self._places = asyncio.Semaphore(MAX_READING)
 
     def key(self, request: JobRequest, name: str) -> str:
         """What stands for a name in the ledger. The names of two customers, or for two kinds, never meet; and none
@@ -115,10 +118,13 @@ class Conversations:
 
     async def earlier(self, request: JobRequest, prior: Job) -> list[Earlier]:
         """All that was asked and answered up to `prior`, oldest first. Raises InvalidRequest."""
-        rows = await self._store.turns(prior.id, MAX_TURNS + 1)
-        if len(rows) > MAX_TURNS:
-            raise InvalidRequest("prompt-too-long", f"a conversation has at most {MAX_TURNS} earlier jobs")
-        turns = await asyncio.to_thread(self._read, rows)
+        async with self._places:
+            rows = await self._store.turns(prior.id, MAX_TURNS + 1)
+            if len(rows) > MAX_TURNS:
+                raise InvalidRequest("prompt-too-long", f"a conversation has at most {MAX_TURNS} earlier jobs")
+            if sum(len(job.request) + len(result) for job, result in rows) > MAX_CHARS:
+                raise InvalidRequest("prompt-too-long", f"a conversation has at most {MAX_CHARS} characters")
+            turns = await asyncio.to_thread(self._read, rows)
         # What was asked in secret would stand in an answer that all can read.
         if request.scheme is None and any(turn.request.scheme is not None for turn in turns):
             raise InvalidRequest("input-unreadable", "the conversation is encrypted, and so must be what continues it")
