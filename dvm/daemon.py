@@ -30,6 +30,7 @@ from dvm.config import Config, Relays
 from dvm.datadir import DataDir
 from dvm.jobs import Engine, Shop
 from dvm.jobs.watching.figures import figures
+from dvm.jobs.watching.trouble import Trouble
 from dvm.ledger import SqliteStore, StoreError
 from dvm.ledger.examine import exists
 from dvm.ledger.sqlite import FILE
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 10.0
+DEAF_BEATS = 3  # so many without a relay are told: one alone is a relay that restarts
 SAME_SIGNAL_SECONDS = 0.5  # within this time, a second signal is the first once more
 FIRST_RELAY_SECONDS = 5.0
 
@@ -230,6 +232,21 @@ class Daemon:
     async def _beat(self) -> None:
         """The heartbeat of `dvm doctor --health`."""
         file = await asyncio.to_thread(_identity, self.data.path / FILE)
+        deaf = Trouble(
+            log,
+            logging.ERROR,
+            "no relay can be reached, so no job is heard: see this machine's network, relays.toml and `dvm doctor`",
+            "a relay can be reached again",
+        )
+        heartless = Trouble(
+            log,
+            logging.ERROR,
+            "the data directory cannot be written, so nothing can be sold and `dvm doctor --health` fails: make room "
+            "on the disk, or see whose the directory is",
+            "the data directory can be written again",
+            directory=str(self.data.path),
+        )
+        unheard = 0
         while True:
             now = await asyncio.to_thread(_identity, self.data.path / FILE)
             if file is not None and now != file:
@@ -242,8 +259,14 @@ class Daemon:
             facts = {"relays": self.pool.connected, "waiting": self.engine.outbox.refused}
             try:
                 await asyncio.to_thread(self.data.beat, facts)
+                heartless.fine()
             except OSError as error:
-                log.error("the heartbeat cannot be written", extra={"error": str(error)})
+                heartless.failing(error=str(error))
+            unheard = 0 if self.pool.connected else unheard + 1
+            if unheard >= DEAF_BEATS:
+                deaf.failing()
+            elif not unheard:
+                deaf.fine()
             await asyncio.sleep(BEAT_SECONDS)
 
 

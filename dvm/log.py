@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import IO, Any, Literal
 from urllib.parse import quote
@@ -33,6 +33,11 @@ MAX_TEXT = 4_000
 MAX_TRACEBACK = 20_000
 MAX_ITEMS = 50
 _MAX_DEPTH = 4
+
+SAME_A_MINUTE = 30
+"""So many warnings or errors with the same text are written within a minute."""
+MINUTE = 60.0
+MAX_KINDS = 1_000
 
 _HIDDEN = "[secret]"
 # What every LogRecord has; anything beyond it came with `extra`.
@@ -59,6 +64,7 @@ def set_up(
         if isinstance(handler, _Handler):
             root.removeHandler(handler)
     handler = _Handler(sys.stderr if stream is None else stream)
+    handler.addFilter(_Bounded())
     handler.setFormatter(_Json(secrets) if style == "json" else _Text(secrets))
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
@@ -72,6 +78,36 @@ def set_up(
 def watch(loop: asyncio.AbstractEventLoop) -> None:
     """Log what tasks and callbacks of this loop raise and nobody retrieves."""
     loop.set_exception_handler(_uncaught_in_task)
+
+
+class _Bounded(logging.Filter):
+    """Lets only so many lines through that say the same, from WARNING on: whatever fails in a loop, or for each of a
+    stranger's thousand requests, must neither fill the disk nor bury what else there is to read. The next one that
+    gets through says how many were left out."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._said: dict[tuple[str, int, str], list[float]] = {}  # since when, how many, of them left out
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        text = record.msg if isinstance(record.msg, str) else type(record.msg).__name__
+        now, key = self._clock(), (record.name, record.levelno, text)
+        said = self._said.get(key)
+        if said is None or now - said[0] >= MINUTE:
+            if said is None and len(self._said) >= MAX_KINDS:  # texts that are never the same: libraries make them
+                self._said.clear()
+            self._said[key] = [now, 1, 0]
+            if said is not None and said[2]:
+                record.left_out = int(said[2])
+            return True
+        said[1] += 1
+        if said[1] <= SAME_A_MINUTE:
+            return True
+        said[2] += 1
+        return False
 
 
 class _Handler(logging.StreamHandler[IO[str]]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,18 +13,21 @@ from unittest.mock import AsyncMock
 import pytest
 
 from dvm import daemon, starter
-from dvm.config import RelayConfig, Relays, load_config
+from dvm.config import RelayConfig, Relays, load_config, load_relays
 from dvm.daemon import Daemon
 from dvm.lightning.base import Capabilities, WalletInfo
 from dvm.lightning.paper import Faults, PaperWallet
 from dvm.nostr.keys import Keys
 from dvm.problems import ConfigError
 from dvm.secrets import load_secrets
+from tests.standins.bad_relay import bad_relay
+from tests.standins.daemon import configure
 from tests.standins.relay import local_relay
 from tests.standins.waiting import until
 
 NEW = "a new, empty database"
 AWAY = "the wallet does not answer"
+DEAF = "no relay can be reached, so no job is heard"
 GONE = "the database file was removed or replaced"
 
 
@@ -72,6 +76,44 @@ async def test_a_database_that_is_taken_away_is_told_of_once(
         seen = len(beats)
         await until(lambda: len(beats) > seen + 3)
         assert sum(GONE in message for message in caplog.messages) == 1
+
+
+async def test_a_disk_that_is_full_is_told_of_once_with_what_to_do_and_again_when_there_is_room(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "BEAT_SECONDS", 0.01)
+    caplog.set_level(logging.INFO)
+    async with shop(tmp_path) as it:
+        beats: list[object] = []
+
+        def beat(facts: object) -> None:
+            beats.append(facts)
+            if len(beats) < 10:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(it.data, "beat", beat)
+        await until(lambda: len(beats) > 10)
+        await until(lambda: "can be written again" in caplog.text)
+    (told,) = (record for record in caplog.records if "make room" in record.getMessage())
+    assert "No space left" in vars(told)["error"]
+
+
+async def test_a_shop_that_no_relay_is_connected_to_is_told_of_as_such(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "BEAT_SECONDS", 0.01)
+    caplog.set_level(logging.INFO)
+    async with bad_relay() as relay:
+        configure(tmp_path, [relay.url])
+        config = load_config(tmp_path / "dvm.toml")
+        secrets = load_secrets(config, {"DVM_NSEC": Keys.generate().nsec()})
+        async with Daemon(config, load_relays(tmp_path / "relays.toml"), secrets, tmp_path / "data"):
+            assert DEAF not in caplog.text
+            await relay.stop()
+            await until(lambda: DEAF in caplog.text)
+            await relay.start()
+            await until(lambda: "a relay can be reached again" in caplog.text)
+    assert caplog.text.count(DEAF) == 1
 
 
 async def test_a_database_that_cannot_be_read_is_one_message_that_leads_on(tmp_path: Path) -> None:

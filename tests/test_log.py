@@ -253,3 +253,37 @@ def test_a_closed_stderr_stops_nothing(as_json: Log, capsys: pytest.CaptureFixtu
     stream.close()
     _room.info("unheard %s", SECRET)
     assert capsys.readouterr().err == ""
+
+
+def test_a_flood_of_one_warning_is_cut_off_and_said_and_nothing_else_is(
+    as_json: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, bounded = 0.0, log._Bounded
+    monkeypatch.setattr(log, "_Bounded", lambda: bounded(lambda: now))
+    log.set_up("json", stream=(stream := io.StringIO()))
+
+    def said() -> list[dict[str, Any]]:
+        records = [json.loads(line) for line in stream.getvalue().splitlines()]
+        stream.seek(0)
+        stream.truncate()
+        return records
+
+    for job in range(100):
+        _room.error("a job could not be stored", extra={"job": job})
+        _room.info("delivered", extra={"job": job})
+    records = said()
+    assert sum(record["event"] == "delivered" for record in records) == 100
+    assert [r["job"] for r in records if r["level"] == "error"] == list(range(log.SAME_A_MINUTE))
+    _room.error("the wallet is empty")
+    assert len(said()) == 1
+    now = log.MINUTE
+    _room.error("a job could not be stored")
+    _room.error("a job could not be stored")
+    assert [record.get("left_out") for record in said()] == [100 - log.SAME_A_MINUTE, None]
+
+
+def test_texts_that_are_never_the_same_take_no_memory_without_end() -> None:
+    bounded = log._Bounded()
+    for number in range(3 * log.MAX_KINDS):
+        assert bounded.filter(logging.makeLogRecord({"msg": f"made up {number}", "levelno": logging.ERROR}))
+    assert len(bounded._said) <= log.MAX_KINDS

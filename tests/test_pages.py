@@ -103,8 +103,9 @@ def test_the_shop_of_images_and_speech_that_the_page_shows_can_be_opened(tmp_pat
 
 
 async def test_what_the_readme_shows_in_python_buys_an_answer(tmp_path: Path) -> None:
-    code = textwrap.dedent(README.partition("From Python:\n\n")[2].partition("\n\nWhat is left")[0])
-    imports, _, body = code.partition("\n\n")
+    block = re.search(r"^    from dvm\.customer.*\n(?:    .*\n|\n(?=    ))+", README, re.MULTILINE)
+    assert block is not None
+    imports, _, body = textwrap.dedent(block[0]).partition("\n\n")
     async with local_relay() as relay:
         configure(tmp_path, [relay], price="free")
         config = load_config(tmp_path / "dvm.toml")

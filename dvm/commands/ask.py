@@ -15,6 +15,7 @@ from dvm.commands.buyer import (
     AllowPrivate,
     KeyFile,
     NwcFile,
+    Paper,
     archive,
     provider_key,
     purse_of,
@@ -23,6 +24,7 @@ from dvm.commands.buyer import (
     wallet_of,
 )
 from dvm.commands.common import RELAYS, Failure, RelaysPath
+from dvm.commands.paper_payer import PaperPayer
 from dvm.config import load_relays
 from dvm.customer import Answered, Asked, Customer, Done, Failed
 from dvm.lightning.lnurl import LnurlClient
@@ -59,6 +61,7 @@ def main(
     ] = 300,
     relays: RelaysPath = RELAYS,
     nwc_file: NwcFile = None,
+    paper: Paper = None,
     key_file: KeyFile = None,
     allow_private: AllowPrivate = False,
     require_receipt: Annotated[
@@ -96,7 +99,7 @@ def main(
         inputs.insert(0, Input(text, "text"))
     if not inputs:
         raise typer.BadParameter("nothing to ask: a prompt or an --input expected", param_hint="PROMPT")
-    wallet = wallet_of(nwc_file)
+    wallet = wallet_of(nwc_file) if paper is None else PaperPayer(paper)
     keys = purse_of(key_file, make=True).keys
 
     async def ask() -> int:
@@ -125,7 +128,7 @@ def main(
 async def _ask(  # type: ignore[no-untyped-def]
     keys: Keys,
     urls: list[str],
-    wallet: NwcWallet | None,
+    wallet: NwcWallet | PaperPayer | None,
     *,
     allow_private: bool,
     as_json: bool,

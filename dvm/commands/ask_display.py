@@ -195,6 +195,8 @@ class Words:
 
     def _failed(self, failed: Failed) -> list[str]:
         lines = [f"no answer: {failed.code}: {one_line(failed.text)}"]
+        if failed.code == "no-answer" and failed.provider is None:
+            lines.append("Who does not take a broadcast says nothing; with --provider you hear why.")
         if failed.msat and failed.provider is not None:
             if failed.receipt is None:
                 lines.append(

@@ -50,6 +50,12 @@ NwcFile = Annotated[
     Path | None,
     typer.Option("--nwc-file", help=f"A file with a wallet connection that may pay; or {NWC} in the environment."),
 ]
+Paper = Annotated[
+    Path | None,
+    typer.Option(
+        "--paper", help="Pay with paper, at the paper shop on this machine that has this --data: to try things out."
+    ),
+]
 AllowPrivate = Annotated[
     bool,
     typer.Option(

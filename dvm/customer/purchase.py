@@ -14,7 +14,7 @@ from contextlib import aclosing, suppress
 
 from dvm.customer.account import fetch_announcements, look_up
 from dvm.customer.archive import Archive
-from dvm.customer.checking import check_receipt, matching
+from dvm.customer.checking import check_receipt, matching, not_sold
 from dvm.customer.conversation import Conversation
 from dvm.customer.payment import OnePayment, Options, Payer
 from dvm.customer.quotes import LEAST_SECONDS
@@ -151,7 +151,9 @@ class Purchase:
                 if not talk.over and talk.working is None:
                     return
             else:
-                self._failure = self._failed(*talk.no_offer(self._quote_seconds))
+                code, text = talk.no_offer(self._quote_seconds)
+                known = await self._announcements[talk.named] if talk.named in self._announcements else []
+                self._failure = self._failed(code, text + not_sold(known, self._request.kind))
                 return
 
     async def _wait_for_unpaid(self) -> AsyncGenerator[Update, None]:
@@ -317,8 +319,8 @@ class Purchase:
         )
 
     async def _checked(self, receipt: Receipt) -> Receipted:
-        fetched = self._announcements.get(receipt.provider)
-        announcements = [] if fetched is None else await fetched
+        self._ask_for_prices(receipt.provider)  # who answers a broadcast at once has not been asked yet
+        announcements = await self._announcements[receipt.provider]
         account = await look_up(
             self._relays,
             self._keys,

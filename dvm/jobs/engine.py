@@ -191,7 +191,7 @@ async def _guard(work: Callable[..., Awaitable[None]], *arguments: object) -> No
     try:
         await work(*arguments)
     except LedgerError as error:
-        log.error("the database did not take what was to be stored", extra={"error": str(error)})
+        log.error("the database did not take what was to be stored: see `dvm doctor`", extra={"error": str(error)})
     except Exception:
         log.exception("an unexpected error")
 

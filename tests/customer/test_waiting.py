@@ -11,12 +11,13 @@ import pytest
 
 from dvm.commands.ask_display import Words
 from dvm.customer import Customer, Options, Update, Waiting, as_dict
-from dvm.nip90 import Input, JobRequest
+from dvm.nip90 import Announcement, Input, JobRequest, announcement_draft
 from dvm.nostr import Keys, RelayPool
-from tests.customer.conftest import all_of, failed
+from tests.customer.conftest import all_of, done, failed
 from tests.customer.purse import BRISK, Purse
-from tests.standins.provider import Provider, provider
+from tests.standins.provider import Provider, provider, wallet
 from tests.standins.relay import TestRelay
+from tests.standins.seller import seller
 
 TALKATIVE = replace(BRISK, notice=0.05)
 """Says after a twentieth of a second what others say after five seconds."""
@@ -111,3 +112,36 @@ async def test_what_has_to_be_fetched_first_is_waited_for_longer(
     )
     assert failed(updates).code == "no-answer"
     assert asyncio.get_running_loop().time() - began >= least
+
+
+async def test_who_does_not_sell_that_kind_is_told_of_by_what_they_announce(
+    relay: TestRelay, pool: RelayPool, keys: Keys
+) -> None:
+    async def act(p: Provider, job: JobRequest) -> None:
+        """Nothing: it is for another kind."""
+
+    async with provider(relay.url, act) as p:
+        await p.say(announcement_draft(Announcement(d="d", kinds=(5001, 5050), name="A shop")).sign(p.keys, p.now()))
+        customer = Customer(keys, pool, options=replace(BRISK, quote=0.3))
+        last = failed(await all_of(customer, kind=5100, provider=p.npub))
+    assert (
+        last.text == "the provider has not answered within 0.3 seconds; it announces jobs of kind 5001, 5050, not 5100"
+    )
+
+
+async def test_a_broadcast_that_nobody_answers_says_how_to_hear_why(pool: RelayPool, keys: Keys) -> None:
+    updates = await all_of(Customer(keys, pool, options=replace(BRISK, quote=0.2)))
+    assert failed(updates).code == "no-answer"
+    assert "with --provider you hear why" in words(updates)
+
+
+async def test_prices_are_held_against_the_announcement_though_the_answer_came_at_once(
+    relay: TestRelay, pool: RelayPool, keys: Keys
+) -> None:
+    async with seller([relay.url]) as shop:
+        customer = Customer(keys, pool, payer=await wallet(shop.node), options=BRISK)
+        await all_of(customer, provider=shop.keys.npub)
+        updates = await all_of(customer)  # out of the change, and so quickly that no word goes before the result
+    receipt = done(updates).receipt
+    assert receipt is not None
+    assert "announced prices" in receipt.checked
