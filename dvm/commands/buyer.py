@@ -160,19 +160,23 @@ def complaints(account: Account) -> list[str]:
     return found
 
 
-def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def run(work: Callable[[], Coroutine[Any, Any, T | None]]) -> T:
     """Run a command's coroutine; what its parts raise becomes the command's failure. Raises Failure. SIGTERM ends it
-    in the same good order as Ctrl-C: a job that nobody waits for is cancelled, not paid for."""
+    in the same good order as Ctrl-C: a job that nobody waits for is cancelled, not paid for. Where the coroutine
+    answers None, it was interrupted, and so the command exits."""
 
-    async def until_terminated() -> T:
+    async def until_terminated() -> T | None:
         task = asyncio.current_task()
         if task is not None and threading.current_thread() is threading.main_thread():
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         return await work()
 
     try:
-        return asyncio.run(until_terminated())
+        done = asyncio.run(until_terminated())
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     except (WalletError, ArchiveError) as error:
         raise Failure(str(error)) from None
+    if done is None:
+        raise typer.Exit(INTERRUPTED)
+    return done

@@ -11,7 +11,6 @@ import typer
 from dvm.commands.ask_display import invoice_text, one_line
 from dvm.commands.buyer import (
     CONNECT_SECONDS,
-    INTERRUPTED,
     AllowPrivate,
     KeyFile,
     NwcFile,
@@ -58,8 +57,6 @@ def main(
         return await _top_up(keys, urls, wallet, pubkey, amount * 1000, comment or "", allow_private=allow_private)
 
     topped_up = run(work)
-    if topped_up is None:
-        raise typer.Exit(INTERRUPTED)
     if as_json:
         print_json(_as_dict(topped_up))
     else:

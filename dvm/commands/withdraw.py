@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from dvm.commands.ask_display import one_line
-from dvm.commands.buyer import CONNECT_SECONDS, INTERRUPTED, KeyFile, archive, provider_key, purse_of, run, urls_of
+from dvm.commands.buyer import CONNECT_SECONDS, KeyFile, archive, provider_key, purse_of, run, urls_of
 from dvm.commands.common import (
     CONFIG,
     DATA,
@@ -63,8 +63,6 @@ def main(
         return await _withdraw(keys, urls, relays, provider, to, msat)
 
     withdrawn = run(work)
-    if withdrawn is None:
-        raise typer.Exit(INTERRUPTED)
     if as_json:
         print_json(_as_dict(withdrawn))
     else:

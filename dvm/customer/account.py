@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from dvm.customer.archive import Archive, ArchiveError
 from dvm.nip90 import (
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 PAGE = 500
 MAX_PAGES = 100
+RECENT = 200
+"""Receipts of the chain that are checked with each new one; `Customer.account` checks them all."""
 FULL_PAGE = 100
 """From so many events on, a relay may have cut its answer off: there may be more."""
 
@@ -135,23 +138,22 @@ async def fetch_account(
     return account
 
 
-async def look_up(
+async def account_around(
+    receipt: Receipt,
     relays: RelayPool,
     keys: Keys,
-    provider: str,
     archive: Archive | None,
-    *,
-    also: Iterable[Event],
-    recent: int,
     timeout: float,  # noqa: ASYNC109
 ) -> Account:
-    """As `fetch_account`, and without an archive that fails: to check a receipt, it is only a help."""
+    """The part of the account that a new receipt is checked against. As `fetch_account`, and without an archive that
+    fails: for this, it is only a help."""
+    fetch = partial(fetch_account, relays, keys, receipt.provider, also=[receipt.event], recent=RECENT, timeout=timeout)
     if archive is not None:
         try:
-            return await fetch_account(relays, keys, provider, archive, also=also, recent=recent, timeout=timeout)
+            return await fetch(archive=archive)
         except ArchiveError as error:
             log.warning("receipts are not kept: %s", error)
-    return await fetch_account(relays, keys, provider, also=also, recent=recent, timeout=timeout)
+    return await fetch()
 
 
 async def fetch_announcements(

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from dvm.customer.account import look_up
+from dvm.customer.account import account_around
 from dvm.customer.archive import Archive
 from dvm.customer.checking import check_money
 from dvm.customer.listening import Listener, listening
@@ -31,8 +31,6 @@ from dvm.nip90.account import LIFETIME_SECONDS, Method
 from dvm.nostr import Event, Filter, Keys, RelayPool
 
 _Final = Callable[[Callable[[AccountAnswer], None] | None, float], Awaitable[AccountAnswer | None]]
-RECENT = 200
-"""Receipts of the chain that are checked with a new one."""
 CLOCK_SECONDS = 3600
 """How far a provider's clock may be behind ours, and its receipt be found all the same."""
 
@@ -237,15 +235,7 @@ class Accounting:
         return pick
 
     async def _checked(self, receipt: Receipt, payment_hash: str, msat: int) -> Receipted:
-        account = await look_up(
-            self._relays,
-            self._keys,
-            receipt.provider,
-            self._archive,
-            also=[receipt.event],
-            recent=RECENT,
-            timeout=self._options.query,
-        )
+        account = await account_around(receipt, self._relays, self._keys, self._archive, self._options.query)
         return check_money(receipt, payment_hash=payment_hash, msat=msat, account=account)
 
 

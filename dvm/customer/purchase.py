@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 
-from dvm.customer.account import fetch_announcements, look_up
+from dvm.customer.account import account_around, fetch_announcements
 from dvm.customer.archive import Archive
 from dvm.customer.checking import check_receipt, matching, not_sold
 from dvm.customer.conversation import Conversation
@@ -35,8 +35,6 @@ from dvm.nip90 import FEEDBACK, RECEIPT, TO_RESULT, Announcement, JobRequest, Re
 from dvm.nip90.wire import is_hex64
 from dvm.nostr import Event, Filter, Keys, RelayPool
 
-RECENT = 200
-"""Receipts of the chain that are checked at each job; `Customer.account` checks them all."""
 LEAVING_SECONDS = 5.0
 """How long leaving a job in the middle may take: its cancellation is published on the way out."""
 
@@ -321,15 +319,7 @@ class Purchase:
     async def _checked(self, receipt: Receipt) -> Receipted:
         self._ask_for_prices(receipt.provider)  # who answers a broadcast at once has not been asked yet
         announcements = await self._announcements[receipt.provider]
-        account = await look_up(
-            self._relays,
-            self._keys,
-            receipt.provider,
-            self._archive,
-            also=[receipt.event],
-            recent=RECENT,
-            timeout=self._options.query,
-        )
+        account = await account_around(receipt, self._relays, self._keys, self._archive, self._options.query)
         return check_receipt(
             receipt,
             request=self._request,
