@@ -94,7 +94,7 @@ class Stranger:
         request = sdk.PayInvoiceRequest(id=None, invoice=invoice, amount=None)
         return str((await self._wallet.pay_invoice(request)).preimage)
 
-    async def until(self, job: str, condition: Callable[[Raw], bool], timeout: float = 30.0) -> Raw:
+    async def until(self, job: str, condition: Callable[[Raw], bool], timeout: float = 60.0) -> Raw:
         """The first event of that job of which the condition holds, waited for."""
         try:
             async with asyncio.timeout(timeout):

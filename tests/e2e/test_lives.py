@@ -21,14 +21,20 @@ from tests.toml_text import to_toml
 
 SLOW = {**ECHO, "chunk_tokens": 1, "delay_seconds": 0.1}
 NWC = {"type": "nwc", "timeout_seconds": 20}
+IMPATIENT = {"type": "nwc", "timeout_seconds": 2}  # for a wallet that is down
 
 
 def shop_with(
-    wallet: WalletProcess, relay: TestRelay, directory: Path, key: str = "test-gemini-key", **configuration: Any
+    wallet: WalletProcess,
+    relay: TestRelay,
+    directory: Path,
+    key: str = "test-gemini-key",
+    table: dict[str, Any] = NWC,
+    **configuration: Any,
 ) -> Any:
-    """The daemon on that wallet and relay; `key` is for Gemini, if the model is that."""
+    """The daemon on that wallet and relay; `key` is for Gemini, if the model is that; `table` is its `[wallet]`."""
     env = {"DVM_NWC_URI": wallet.uri, "GEMINI_API_KEY": key}
-    return daemon(directory, [relay.url], env=env, wallet=NWC, **{"model": SLOW, **configuration})
+    return daemon(directory, [relay.url], env=env, wallet=table, **{"model": SLOW, **configuration})
 
 
 async def states(shop: DaemonProcess, *jobs: str) -> list[JobState]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.conftest import WalletProcess
-from tests.e2e.test_lives import SLOW, shop_with
+from tests.e2e.test_lives import IMPATIENT, SLOW, shop_with
 from tests.standins.customer import Customer, customer
 from tests.standins.daemon import DaemonProcess
 from tests.standins.gemini import GeminiStandIn
@@ -43,7 +43,7 @@ async def test_a_wallet_that_is_down_at_the_start_is_waited_for(
     relay: TestRelay, wallet: WalletProcess, buyer: Customer, tmp_path: Path
 ) -> None:
     await wallet.kill()
-    async with shop_with(wallet, relay, tmp_path / "shop") as shop:
+    async with shop_with(wallet, relay, tmp_path / "shop", table=IMPATIENT) as shop:
         job = await buyer.ask("a question")
         said = await shop.said("the wallet does not answer; trying again: see `dvm doctor`", job=job)
         assert "unreachable" in said["error"]
@@ -56,7 +56,7 @@ async def test_a_wallet_that_is_down_at_the_start_is_waited_for(
 async def test_a_payment_while_the_wallet_goes_down_is_credited_when_it_is_back(
     relay: TestRelay, wallet: WalletProcess, buyer: Customer, tmp_path: Path
 ) -> None:
-    async with shop_with(wallet, relay, tmp_path / "shop") as shop:
+    async with shop_with(wallet, relay, tmp_path / "shop", table=IMPATIENT) as shop:
         job = await buyer.ask("a question")
         quote = await buyer.quote(job)
         await wallet.order({"drop_notifications": True, "drop_requests": True})

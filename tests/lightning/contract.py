@@ -45,7 +45,7 @@ class WalletContract:
         assert "a job" in (said.description or "")
         assert said.network == "regtest"
         assert before - 2 <= invoice.created_at <= time.time() + 2
-        assert abs(invoice.expires_at - before - 600) <= 5
+        assert before + 598 <= invoice.expires_at <= time.time() + 602
 
     async def test_an_invoice_carries_a_description_hash(self, bench: Bench) -> None:
         assert (await bench.wallet.info()).capabilities.description_hash
@@ -76,7 +76,7 @@ class WalletContract:
         hints = bench.wallet.settlements()
         invoice = await bench.wallet.create_invoice(21_000, description="a job", expiry=600)
         await bench.pay(invoice.bolt11)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await anext(hints) != invoice.payment_hash:
                 pass
         found = await bench.wallet.lookup(invoice.payment_hash)
@@ -149,7 +149,7 @@ class WalletContract:
         reader = asyncio.create_task(anext(bench.wallet.settlements(), None))
         await asyncio.sleep(0)
         await bench.wallet.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             assert await reader is None
             assert await anext(bench.wallet.settlements(), None) is None
         await bench.wallet.close()

@@ -129,7 +129,7 @@ class HoldContract:
         invoice, _ = await hold_invoice(hold_bench)
         assert (await hold_bench.wallet.lookup(invoice.payment_hash)).state is PENDING
         paying = asyncio.ensure_future(hold_bench.pay(invoice.bolt11))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await anext(hints) != invoice.payment_hash:
                 pass
         await reaches(hold_bench, invoice.payment_hash, HELD)
@@ -162,7 +162,7 @@ class HoldContract:
             await hold_bench.wallet.cancel_hold(held.invoice.payment_hash)
             assert await held.outcome() is None
             await reaches(hold_bench, held.invoice.payment_hash, FAILED)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while await hold_bench.balance() != before:
                     await asyncio.sleep(0.02)
 

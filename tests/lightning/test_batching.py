@@ -148,7 +148,7 @@ async def test_28_many_open_invoices_cost_as_many_calls_as_few(
 async def _sweeps(place: Place, wallet: Wallet, made: list[Invoice], since: int, paid: int = 0) -> list[int]:
     """The calls of each of some sweeps once what is paid is known, and that they find it, and nothing else."""
     right = [PENDING] * (len(made) - paid) + [SETTLED] * paid
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await _found(wallet, made, since) != right:  # LND's stream may have to tell first
             pass
     costs = []

@@ -58,7 +58,7 @@ async def test_what_was_paid_while_we_were_away_is_told_once(tmp_path: Path) -> 
         invoices = await made(wallet, 4)
         await until(lambda: wallet._early is None)
         node.customer_pays(invoices[0])
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await anext(hints) == hashes(invoices)[0]
         await until(lambda: '"pay": 1' in (tmp_path / "wallet-cln.json").read_text())
     for invoice in invoices[1:3]:

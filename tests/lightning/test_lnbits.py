@@ -70,7 +70,7 @@ async def test_an_invoice_key_sells_and_cannot_pay(lnbits: Lnbits, tmp_path: Pat
         hints = wallet.settlements()
         invoice = await wallet.create_invoice(21_000, description="a job", expiry=600)
         await lnbits.pay(lnbits.customer, invoice.bolt11)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await anext(hints) != invoice.payment_hash:
                 pass
         assert (await wallet.lookup(invoice.payment_hash)).state is InvoiceState.SETTLED
@@ -185,7 +185,7 @@ async def test_a_restart_loses_neither_what_was_paid_before_nor_what_is_paid_aft
             await wallet.create_invoice(1_000 * n, description="a job", expiry=600) for n in (1, 2, 3)
         ]
         await lnbits.pay(lnbits.customer, before.bolt11)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await anext(hints) != before.payment_hash:
                 pass
         await until(lambda: list(data.glob("wallet-lnbits.json")))
@@ -196,13 +196,13 @@ async def test_a_restart_loses_neither_what_was_paid_before_nor_what_is_paid_aft
         await asyncio.to_thread(lnbits.start)
         assert (await wallet.lookup(before.payment_hash)).state is InvoiceState.SETTLED
         await lnbits.pay(lnbits.customer, between.bolt11)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await anext(hints) != between.payment_hash:
                 pass
     await lnbits.pay(lnbits.customer, after.bolt11)
     async with connected(lnbits, lnbits.shop.admin, data) as wallet:
         hints = wallet.settlements()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await anext(hints) != after.payment_hash:
                 pass
     for key in keys_of(lnbits):

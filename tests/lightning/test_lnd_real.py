@@ -220,7 +220,7 @@ async def test_a_payment_under_way_is_pending_and_is_not_made_again(
     preimage, payment_hash = secret()
     invoice = await customer.create_hold_invoice(5_000, payment_hash=payment_hash, description="slow", expiry=600)
     paying = asyncio.ensure_future(payer.pay(invoice.bolt11, fee_limit_msat=0))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (await customer.lookup(payment_hash)).state is not HELD:
             await asyncio.sleep(0.02)
     await pair.shop.disconnect(pair.customer)
@@ -241,7 +241,7 @@ async def test_what_is_held_goes_back_in_the_block_that_was_told(pair: LndPair, 
     hints = hold_bench.wallet.settlements()
     async with accepted(hold_bench) as held:
         payment_hash = held.invoice.payment_hash
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await anext(hints) != payment_hash:
                 pass
         left = (await hold_bench.wallet.lookup(payment_hash)).blocks_left

@@ -23,7 +23,7 @@ async def test_both_kinds_and_copies_of_a_push_are_one_hint() -> None:
         settle(ready, first)
         await until(lambda: ready.shop.counters.notifications == 6)
         settle(ready, second)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert [await anext(hints), await anext(hints)] == [first, second]
 
 
@@ -34,7 +34,7 @@ async def test_a_lying_push_is_only_a_hint() -> None:
         invoice = ready.node.get(payment_hash)
         assert invoice is not None
         await ready.service.notify(ready.shop, "payment_received", invoice, settled_at=int(time.time()))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert await anext(hints) == payment_hash
         assert (await ready.wallet.lookup(payment_hash)).state is PENDING
 
@@ -51,7 +51,7 @@ async def test_a_strangers_push_is_no_hint() -> None:
         hints = ready.wallet.settlements()
         await ready.service.notify(forged, "payment_received", invoice, settled_at=1)
         settle(ready, real)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert await anext(hints) == real
 
 
@@ -73,7 +73,7 @@ async def test_08_what_was_paid_while_the_relay_was_away_is_hinted_at() -> None:
         ready.shop.faults.drop_notifications = 1
         settle(ready, payment_hash)
         await ready.relay.start()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await anext(hints) == payment_hash
 
 
@@ -82,7 +82,7 @@ async def test_a_wallet_that_does_not_push_is_polled() -> None:
         hints = ready.wallet.settlements()
         payment_hash = await made(ready)
         settle(ready, payment_hash)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert await anext(hints) == payment_hash
         assert not (await ready.wallet.info()).capabilities.push
 
@@ -107,7 +107,7 @@ async def test_accepted_and_settled_are_two_hints_however_often_they_are_pushed(
         await ready.wallet.settle_hold(preimage)
         await until(lambda: ready.shop.counters.notifications == 12)
         settle(ready, second)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert [await anext(hints) for _ in range(3)] == [first, first, second]
 
 
@@ -118,7 +118,7 @@ async def test_a_lie_that_a_hold_invoice_is_accepted_is_only_a_hint() -> None:
         invoice = ready.node.get(payment_hash)
         assert invoice is not None
         await ready.service.notify(ready.shop, "hold_invoice_accepted", invoice, settled_at=None)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert await anext(hints) == payment_hash
         assert (await ready.wallet.lookup(payment_hash)).state is PENDING
 
@@ -142,7 +142,7 @@ async def test_a_late_push_of_an_accepted_hold_invoice_comes_after_it_is_cancell
         payment_hash, _ = await held(ready)
         settle(ready, payment_hash)
         await ready.wallet.cancel_hold(payment_hash)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert await anext(hints) == payment_hash
         assert (await ready.wallet.lookup(payment_hash)).state is FAILED
 
@@ -153,7 +153,7 @@ async def test_a_wallet_that_does_not_push_what_is_accepted_is_polled(notificati
         hints = ready.wallet.settlements()
         payment_hash, _ = await held(ready)
         settle(ready, payment_hash)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert await anext(hints) == payment_hash
         assert (await ready.wallet.lookup(payment_hash)).state is HELD
 
@@ -166,5 +166,5 @@ async def test_what_was_accepted_while_the_relay_was_away_is_hinted_at() -> None
         ready.shop.faults.drop_notifications = 1
         settle(ready, payment_hash)
         await ready.relay.start()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await anext(hints) == payment_hash

@@ -244,7 +244,7 @@ async def test_after_a_reconnection_everything_is_listed_again() -> None:
         ready.shop.faults.drop_notifications = True
         settle(ready, late)
         await ready.relay.start()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await anext(hints) != late:
                 pass
 

@@ -82,7 +82,7 @@ async def test_a_relay_that_hangs_up_at_once_is_not_called_in_a_hot_loop(quick: 
 
 @pytest.mark.parametrize("fault", ["refuse", "mute_handshake"])
 async def test_a_relay_that_refuses_is_tried_until_it_does_not(fault: str, keys: Keys, quick: RelayOptions) -> None:
-    options = replace(quick, connect_timeout=0.1)
+    options = replace(quick, connect_timeout=0.5)
     async with bad_relay(**{fault: True}) as server, connection(server.url, options) as relay:
         await until(lambda: relay.counters.failures >= 2)
         assert relay.last_error

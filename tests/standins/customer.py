@@ -63,7 +63,7 @@ class Customer:
     async def cancel(self, job: str) -> None:
         await self.send(cancel_draft(job, KIND).sign(self.keys, int(time.time())))
 
-    async def until(self, job: str, condition: Callable[[Event], object], timeout: float = 20.0) -> Event:
+    async def until(self, job: str, condition: Callable[[Event], object], timeout: float = 60.0) -> Event:
         """The first event for that job of which the condition holds, waited for."""
         try:
             async with asyncio.timeout(timeout):
@@ -76,22 +76,22 @@ class Customer:
         except TimeoutError:
             raise AssertionError(f"not among {self.said(job)}") from None
 
-    async def feedback(self, job: str, status: str, timeout: float = 20.0) -> Feedback:
+    async def feedback(self, job: str, status: str, timeout: float = 60.0) -> Feedback:
         event = await self.until(job, lambda e: e.kind == FEEDBACK and e.tag("status") == status, timeout)
         parsed = parse_answer(event, self.keys)
         assert isinstance(parsed, Feedback)
         return parsed
 
-    async def quote(self, job: str, timeout: float = 20.0) -> Feedback:
+    async def quote(self, job: str, timeout: float = 60.0) -> Feedback:
         """The `payment-required` of that job."""
         return await self.feedback(job, "payment-required", timeout)
 
-    async def result(self, job: str, timeout: float = 20.0) -> Result:
+    async def result(self, job: str, timeout: float = 60.0) -> Result:
         parsed = parse_answer(await self.until(job, lambda e: e.kind == RESULT, timeout), self.keys)
         assert isinstance(parsed, Result)
         return parsed
 
-    async def receipt(self, job: str, timeout: float = 20.0) -> Receipt:
+    async def receipt(self, job: str, timeout: float = 60.0) -> Receipt:
         return parse_receipt(await self.until(job, lambda e: e.kind == RECEIPT, timeout), self.keys)
 
     def results(self, job: str) -> set[str]:

@@ -27,7 +27,7 @@ class NdkCustomer(Process):
 
     async def begin(self) -> None:
         await self.spawn()
-        self.pubkey = json.loads(await self.line('{"pubkey"', 30))["pubkey"]
+        self.pubkey = json.loads(await self.line('{"pubkey"', 60))["pubkey"]
 
     async def ask(
         self,
@@ -45,25 +45,25 @@ class NdkCustomer(Process):
         asked = {"kind": kind, "inputs": inputs, "params": params, "output": output, "bid": bid}
         wanted = {name: value for name, value in asked.items() if value is not None}
         await self.order({"ask": self._orders, **wanted, "scheme": scheme, "beside": beside})
-        return dict(json.loads(await self.line(f'{{"asked":{self._orders},', 20)))
+        return dict(json.loads(await self.line(f'{{"asked":{self._orders},', 60)))
 
     async def cancel(self, job: str) -> None:
         await self.order({"cancel": job})
-        await self.line(json.dumps({"cancelled": job}, separators=(",", ":")), 20)
+        await self.line(json.dumps({"cancelled": job}, separators=(",", ":")), 60)
 
     async def note(self, content: str) -> str:
         """Publish a text for everybody; the event's id."""
         self._orders += 1
         await self.order({"note": self._orders, "content": content})
-        return str(json.loads(await self.line(f'{{"noted":{self._orders},', 20))["event"])
+        return str(json.loads(await self.line(f'{{"noted":{self._orders},', 60))["event"])
 
     async def fetch(self, url: str, key: str | None = None, nonce: str | None = None) -> dict[str, Any]:
         """What is at a URL: its `status`, its `sha256`, and, with a key and a nonce, that of what it is `opened`."""
         self._orders += 1
         await self.order({"fetch": self._orders, "url": url, "key": key, "nonce": nonce})
-        return dict(json.loads(await self.line(f'{{"fetched":{self._orders},', 20)))
+        return dict(json.loads(await self.line(f'{{"fetched":{self._orders},', 60)))
 
-    async def until(self, job: str, condition: Callable[[Heard], object], timeout: float = 20.0) -> Heard:
+    async def until(self, job: str, condition: Callable[[Heard], object], timeout: float = 60.0) -> Heard:
         """The first answer to that job of which the condition holds, waited for."""
         try:
             async with asyncio.timeout(timeout):

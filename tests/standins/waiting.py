@@ -7,7 +7,7 @@ from collections.abc import Callable
 from inspect import isawaitable
 
 
-async def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
+async def until(condition: Callable[[], object], timeout: float = 30.0) -> None:
     """Return once the condition, which may have to be awaited, holds. Fails the test when it does not within
     `timeout` seconds."""
     try:
