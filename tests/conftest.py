@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.standins.clock import Clock
 from tests.standins.customer import Customer, customer
 from tests.standins.relay import local_relay
 from tests.standins.workshop import Workshop, workshop
@@ -44,6 +45,11 @@ def _fail_if_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
         reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         report.outcome = "failed"
         report.longrepr = f"skipped, although DVM_REQUIRE_ALL=1 requires every test: {reason}"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture

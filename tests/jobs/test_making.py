@@ -16,8 +16,7 @@ from dvm.jobs.kinds.declaration import JSON
 from dvm.ledger import JobState
 from dvm.models import Blob, Chunk, ModelError, Usage
 from dvm.nip90 import RECEIPT, parse_answer
-from tests.standins.customer import Customer, customer
-from tests.standins.relay import TestRelay, running_relay
+from tests.standins.customer import Customer
 from tests.standins.scripted import ScriptedModel, answer
 from tests.standins.workshop import Workshop, workshop
 
@@ -26,26 +25,14 @@ USED = Usage(input=100, output=1290)
 
 
 @pytest.fixture
-async def relay() -> AsyncIterator[TestRelay]:
-    async with running_relay() as each:
-        yield each
-
-
-@pytest.fixture
-async def shop(relay: TestRelay, tmp_path: Path) -> AsyncIterator[Workshop]:
+async def shop(relay: str, tmp_path: Path) -> AsyncIterator[Workshop]:
     models = [ScriptedModel(name=name, max_output_tokens=2000) for name in ("first", "second")]
     for model in models:
         model.makes = ("text", "image", "speech")
-    async with workshop(relay.url, data=tmp_path, models=models, opened=False) as each:
+    async with workshop(relay, data=tmp_path, models=models, opened=False) as each:
         held = replace(text_generation.KIND, outputs=("text/plain", JSON), checks={JSON: checking.json})
         each.kinds = [held, image.KIND]
         await each.open()
-        yield each
-
-
-@pytest.fixture
-async def buyer(relay: TestRelay) -> AsyncIterator[Customer]:
-    async with customer(relay.url) as each:
         yield each
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from dvm.ledger import JobState, Publication
 from dvm.models import ModelError
-from tests.standins.customer import Customer, customer
+from tests.standins.customer import Customer
 from tests.standins.relay import TestRelay, running_relay
 from tests.standins.scripted import answer
 from tests.standins.waiting import until
@@ -26,20 +26,20 @@ def everything_is_heard(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.fixture
-async def relay() -> AsyncIterator[TestRelay]:
+async def place() -> AsyncIterator[TestRelay]:
+    """A relay that can be stopped."""
     async with running_relay() as each:
         yield each
 
 
 @pytest.fixture
-async def shop(relay: TestRelay, tmp_path: Path) -> AsyncIterator[Workshop]:
-    async with workshop(relay.url, data=tmp_path, publish_seconds=0.5) as each:
-        yield each
+def relay(place: TestRelay) -> str:
+    return place.url
 
 
 @pytest.fixture
-async def buyer(relay: TestRelay) -> AsyncIterator[Customer]:
-    async with customer(relay.url) as each:
+async def shop(relay: str, tmp_path: Path) -> AsyncIterator[Workshop]:
+    async with workshop(relay, data=tmp_path, publish_seconds=0.5) as each:
         yield each
 
 
@@ -49,12 +49,12 @@ def told(caplog: pytest.LogCaptureFixture, *words: str) -> list[logging.LogRecor
 
 
 async def test_relays_that_are_away_are_told_of_once(
-    relay: TestRelay, shop: Workshop, buyer: Customer, caplog: pytest.LogCaptureFixture
+    place: TestRelay, shop: Workshop, buyer: Customer, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = await buyer.ask("a question")
     await buyer.quote(job)
     shop.engine.outbox._every = 0.1  # what is refused is tried again after so many seconds
-    await relay.stop()
+    await place.stop()
     events = [shop.keys.sign(7000, [["e", job], ["status", "error", str(n)]]) for n in range(MANY)]
     said = [Publication(event.id, f"error {n}", event.to_json()) for n, event in enumerate(events)]
     row = await shop.job(job)
@@ -65,8 +65,8 @@ async def test_relays_that_are_away_are_told_of_once(
     await until(lambda: shop.engine.outbox.refused == MANY)
     away = told(caplog, "no relay took")
     assert [each.levelname for each in away] == ["WARNING"]
-    assert relay.url in vars(away[0])["reasons"]
-    await relay.start()
+    assert place.url in vars(away[0])["reasons"]
+    await place.start()
     assert await shop.pool.wait_connected(1, 10)
     while shop.engine.outbox.refused:
         await shop.engine.outbox.sweep()

@@ -21,8 +21,7 @@ from dvm.models.router import Bounds
 from dvm.nip90 import RECEIPT, Receipt, parse_request, verify_receipt
 from dvm.nostr.event import Event
 from dvm.pricing import FREE, PerRequest, PerToken
-from tests.standins.customer import Customer, customer
-from tests.standins.relay import TestRelay, running_relay
+from tests.standins.customer import Customer
 from tests.standins.scripted import ScriptedModel, answer
 from tests.standins.waiting import until
 from tests.standins.workshop import PRICE, Workshop, workshop
@@ -34,23 +33,11 @@ DAY = 86_400
 
 
 @pytest.fixture
-async def relay() -> AsyncIterator[TestRelay]:
-    async with running_relay() as each:
-        yield each
-
-
-@pytest.fixture
-async def shop(relay: TestRelay, tmp_path: Path) -> AsyncIterator[Workshop]:
+async def shop(relay: str, tmp_path: Path) -> AsyncIterator[Workshop]:
     """Sells `first` (and then `second`) at PRICE and CHEAP; not yet open."""
     models = [ScriptedModel(name="first"), ScriptedModel(name="second")]
-    async with workshop(relay.url, data=tmp_path, models=models, opened=False) as each:
+    async with workshop(relay, data=tmp_path, models=models, opened=False) as each:
         each.prices = {"first": PRICE, "second": CHEAP}
-        yield each
-
-
-@pytest.fixture
-async def buyer(relay: TestRelay) -> AsyncIterator[Customer]:
-    async with customer(relay.url) as each:
         yield each
 
 

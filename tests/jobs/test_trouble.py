@@ -8,22 +8,10 @@ from typing import Any
 import pytest
 
 from dvm.jobs.watching.trouble import REMIND_SECONDS, Trouble
+from tests.standins.clock import Clock
 
 log = logging.getLogger("dvm.tests.trouble")
 Lines = list[tuple[str, str]]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

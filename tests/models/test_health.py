@@ -11,18 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from dvm.models.base import ErrorCode
 from dvm.models.health import AT_FAULT, Health
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+from tests.standins.clock import Clock
 
 
 @pytest.fixture

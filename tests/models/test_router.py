@@ -14,24 +14,13 @@ from dvm.models import router as module
 from dvm.models.base import ErrorCode
 from dvm.models.health import AT_FAULT, FAILURES, FIRST_PAUSE
 from dvm.models.router import Bounds, Router
+from tests.standins.clock import Clock
 from tests.standins.scripted import STALL, ScriptedModel, answer
 from tests.standins.waiting import until
 
 PROMPT = Prompt.of("a question")
 PICTURE = Prompt.of("what is it?", Blob("image/png", b"png"))
 DOWN = ModelError("unavailable", "down")
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 def make(*models: ScriptedModel, clock: Clock | None = None, **bounds: Bounds) -> Router:
