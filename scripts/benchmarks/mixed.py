@@ -53,7 +53,7 @@ class Class:
 
 
 CLASSES = (
-    Class("text generation", 5050, 16),
+    Class("text generation", 5050, 12),
     Class("text generation, NIP-44", 5050, 12, scheme="nip44"),
     Class("text generation, NIP-04", 5050, 6, scheme="nip04"),
     Class("text generation, by invoice", 5050, 14, invoice=True),
@@ -62,6 +62,7 @@ CLASSES = (
     Class("extraction from a page", 5000, 8, source="url"),
     Class("translation of an earlier result", 5002, 10, source="job"),
     Class("summary of an earlier result, NIP-44", 5001, 6, source="job", scheme="nip44"),
+    Class("text generation, a conversation goes on", 5050, 4, source="job"),
     Class("text generation by Gemini's SDK", 5050, 3, model="gemini"),
     Class("text generation at an OpenAI endpoint", 5050, 3, model="openai"),
     Class("image by Gemini's SDK, uploaded", 5100, 2, model="image"),
@@ -111,9 +112,10 @@ class Desk:
             case "url":
                 inputs.append(Input(self._pages + world.page(number), "url"))
             case "job":
-                job, author = self._chance.choice(self._results[each.scheme])
+                job, keys = self._chance.choice(self._results[each.scheme])  # none of them is read for anybody else
                 inputs.append(Input(job, "job"))
-                keys = author  # an encrypted result is read for nobody else
+                if each.kind == 5050:  # it goes on with what was said then
+                    inputs.append(f"{number}. {_TEXT}")
         params = [["model", each.model], *([["language", "es"]] if each.kind == 5002 else [])]
         # A chained one could else be the same event as an earlier one of this second.
         params.append(["number", str(number)])
