@@ -214,7 +214,26 @@ def check_books(db: sqlite3.Connection) -> None:
         available = stored.get(f"customer:{customer}", 0)
         assert before == available + behind + leaving - unnamed
         assert before >= available + leaving
+    check_conversations(db)
     assert audit(db) == []
+
+
+def check_conversations(db: sqlite3.Connection) -> None:
+    """What was gathered is kept of jobs that have not ended, and each link leads back, to what was delivered."""
+    states = dict(db.execute("SELECT id, state FROM jobs"))
+    customers = dict(db.execute("SELECT id, customer FROM jobs"))
+    ended = {"delivered", "failed", "cancelled", "rejected", "expired"}
+    gathered = [key[7:] for (key,) in db.execute("SELECT key FROM facts WHERE key LIKE 'inputs %'")]
+    assert [each for each in gathered if states[each] in ended] == []
+    links = dict(db.execute("SELECT job, prior FROM conversations"))
+    assert [each for each in links if states[each] in ended - {"delivered"}] == []
+    for job_id, prior in links.items():
+        assert prior is None or (states[prior], customers[prior]) == ("delivered", customers[job_id])
+        seen = {job_id}
+        while prior is not None:
+            assert prior not in seen
+            seen.add(prior)
+            prior = links.get(prior)
 
 
 def _sum(db: sqlite3.Connection, what: str, table: str, where: str, customer: str) -> int:

@@ -110,8 +110,9 @@ async def test_even_a_circle_that_somebody_wrote_into_the_file_has_an_end(store:
         db.execute("INSERT INTO conversations (job, prior) VALUES (?1, ?1)", (hash_of("x"),))
     db.execute("DROP TRIGGER conversations_are_kept")
     db.execute("UPDATE conversations SET prior = ? WHERE job = ?", (two.id, one.id))
-    db.close()
     assert len(await store.turns(two.id, 65)) == 65
+    db.execute("UPDATE conversations SET prior = NULL WHERE job = ?", (one.id,))
+    db.close()
 
 
 @pytest.mark.parametrize("end", ["delivered", "failed", "refused", "settled"])

@@ -16,6 +16,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from dvm.ledger import (
     ConflictError,
+    GatheredInputs,
     Job,
     JobState,
     LedgerError,
@@ -114,6 +115,10 @@ class Ledger(RuleBasedStateMachine):
     @rule(of=jobs, msat=MSATS)
     def quote_for_zaps_only(self, of: Job, msat: int) -> None:
         self.run(self.store.quote(of.id, terms(msat), None, publication("quote", of.id), NOW, NOW + 60))
+
+    @rule(of=jobs, prior=st.none() | jobs)
+    def gather(self, of: Job, prior: Job | None) -> None:
+        self.run(self.store.gathered(of.id, GatheredInputs("digest", prior.id if prior else None, "session")))
 
     def claim(self, of: Job) -> None:
         self.run(self.store.claim(of.id, NOW + 60, NOW))
