@@ -27,6 +27,7 @@ from dvm.ledger.sqlite import read
 
 DAY = 86_400
 MAX_WIDTH = 500  # columns
+NOT_BILLED = "not billed"
 COUNTS = ("jobs", "input", "cached", "output", "thoughts", "msat")
 
 
@@ -73,13 +74,19 @@ def _total(rows: Iterable[UsageRow]) -> Totals:
     return Totals(*(sum(getattr(row, name) for row in rows) for name in COUNTS))
 
 
+def _billed(rows: Sequence[UsageRow], billed: bool) -> list[UsageRow]:
+    return [row for row in rows if row.billed is billed]
+
+
 def _as_json(first: str, rows: Sequence[UsageRow], accounts: dict[str, int]) -> dict[str, Any]:
-    models = dict.fromkeys(sorted(row.model for row in rows))
+    billed, unbilled = _billed(rows, True), _billed(rows, False)
+    models = dict.fromkeys(sorted(row.model for row in billed))
     return {
         "since": first,
         "rows": [asdict(row) for row in rows],
-        "models": {name: asdict(_total(row for row in rows if row.model == name)) for name in models},
-        "total": asdict(_total(rows)),
+        "models": {name: asdict(_total(row for row in billed if row.model == name)) for name in models},
+        "total": asdict(_total(billed)),
+        "unbilled": asdict(_total(unbilled)),
         # The wallet's account is what Lightning owes the ledger, a debit: shown as what came in.
         "accounts": {name: -msat if name == "wallet" else msat for name, msat in accounts.items()},
     }
@@ -99,9 +106,11 @@ def _print(first: str, rows: Sequence[UsageRow], accounts: dict[str, int]) -> No
         for name in (*COUNTS[:-1], "earned"):
             table.add_column(name, justify="right", no_wrap=True)
         for row in rows:
-            table.add_row(row.day, str(row.kind), row.model, *_figures(row))
+            table.add_row(row.day, str(row.kind), row.model, *_figures(row, row.billed))
         table.add_section()
-        table.add_row("total", "", "", *_figures(_total(rows)))
+        table.add_row("total", "", "", *_figures(_total(_billed(rows, True))))
+        if unbilled := _billed(rows, False):
+            table.add_row("", "", "", *_figures(_total(unbilled), False))
         # Wider than the terminal rather than with digits cut off; in a pipe rich believes in 80 columns.
         whole = console.measure(table, options=console.options.update(max_width=MAX_WIDTH)).maximum
         console.width = max(console.width, whole)
@@ -112,6 +121,6 @@ def _print(first: str, rows: Sequence[UsageRow], accounts: dict[str, int]) -> No
     console.print(f"All time: {sats(accounts['revenue'])} earned; {sats(owed)} are the customers' own.")
 
 
-def _figures(of: UsageRow | Totals) -> list[str]:
+def _figures(of: UsageRow | Totals, billed: bool = True) -> list[str]:
     counts = [getattr(of, name) for name in COUNTS[:-1]]
-    return [*(f"{count:,}" for count in counts), sats(of.msat)]
+    return [*(f"{count:,}" for count in counts), sats(of.msat) if billed else NOT_BILLED]

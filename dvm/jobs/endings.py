@@ -12,7 +12,7 @@ from dvm.jobs.outbox import Outbox
 from dvm.jobs.run import Run, metered, price_of, prices_of
 from dvm.jobs.shop import Shop, publication
 from dvm.jobs.watching.spending import Spending
-from dvm.ledger import Finished, Job, JobState, Link, Metered, Publication, ReceiptMaker
+from dvm.ledger import Finished, Job, JobState, LedgerError, Link, Metered, Publication, ReceiptMaker
 from dvm.ledger.base import HOLDING
 from dvm.models import Usage
 from dvm.nip90 import Answers, Finish, InvalidRequest, JobRequest, Work, input_sha256, make_receipt, next_second
@@ -57,6 +57,7 @@ class Endings:
         self._spending.add(row, posting.cost)
         self._outbox.send((answer, *made[-1:]))
         _tell(to, job, used.total, posting.cost, row)
+        await self._unbilled(job, run.lost)
 
     async def finish(self, run: Run, event: Event, finish: Finish) -> None:
         """running → settling: keep the answer, unseen, until the money that was promised for it is ours."""
@@ -66,6 +67,7 @@ class Endings:
         finished = Finished(answer, run.cost(), metered(run.job, used, finish, run.by), _work_to_json(work))
         await self._shop.store.finish(run.job.id, finished, run.stamp)
         self.ended(run.job.id)
+        await self._unbilled(run.job, run.lost)
 
     async def settle(self, job: Job, finished: Finished, msat: int) -> None:
         """settling → delivered: the wallet confirms `msat`. Raises ConflictError if it was done before."""
@@ -129,6 +131,22 @@ class Endings:
         self._outbox.send((*said, *made[-1:]))
         log.info(to.value, extra={"job": job.id, "code": code, "msat": 0})
         self.ended(job.id)
+        if run is not None:
+            await (self._unbilled(job, run.lost) if row else self.lost(run))
+
+    async def lost(self, run: Run) -> None:
+        """An attempt is over, and what it used is nobody's but the operator's: its job is tried again, say."""
+        spent = run.spent()
+        await self._unbilled(run.job, [*run.lost, spent] if spent else run.lost)
+
+    async def _unbilled(self, job: Job, used: Sequence[Metered]) -> None:
+        for each in used:
+            self._spending.add(each, 0)
+        if used:
+            try:
+                await self._shop.store.unbilled(job.id, used, self._shop.now())
+            except LedgerError as error:  # no money of a customer's, and no reason to stop the job
+                log.error("what was used for nothing cannot be stored", extra={"job": job.id, "error": str(error)})
 
     def _request(self, job: Job) -> JobRequest | None:
         try:

@@ -23,6 +23,7 @@ from dvm.models import (
     approximate_tokens,
     estimate_tokens,
 )
+from dvm.models.base import ErrorCode
 from dvm.models.router import Router
 from dvm.nip90 import Answers, Finish, JobRequest, next_second
 from dvm.pricing import FREE, PerRequest, PerToken, Price, cost, price_from_json
@@ -33,6 +34,10 @@ GROWTH = 4 / 3
 # Of what one job makes: it is in memory until it is uploaded. Speech of eleven minutes has as much.
 MAX_FILES = 8
 MAX_FILE_BYTES = 32 << 20
+# With these a request is turned away before it is read: providers charge nothing for it.
+_TURNED_AWAY: frozenset[ErrorCode] = frozenset(
+    {"bad_request", "unauthorized", "not_found", "rate_limited", "unavailable"}
+)
 
 
 @dataclass(slots=True)
@@ -41,7 +46,7 @@ class Run:
     `by` is the one that was asked last, and `error` how it has failed. `stamp` is the newest `created_at` used for
     it; `promised`: a hold invoice pays for it, so nothing of the answer is seen before that is settled. `ask` is what
     `by` was asked. Of a job that `makes` images or speech `files` is what there is so far, and no text; `oversized`:
-    it was more than is ever delivered."""
+    it was more than is ever delivered. `lost` is what the models have used that failed before `by` was asked."""
 
     job: Job
     request: JobRequest
@@ -57,6 +62,7 @@ class Run:
     files: list[Blob] = field(default_factory=list)
     oversized: bool = False
     usage: Usage | None = None
+    lost: list[Metered] = field(default_factory=list)
     finish: Finish | None = None
     by: str = ""
     error: ModelError | None = None
@@ -135,6 +141,8 @@ class Run:
 
     async def _chunks(self, seconds: float | None, time: asyncio.Timeout) -> AsyncGenerator[str, None]:
         def asked(name: str) -> tuple[Prompt, Limits]:
+            if (spent := self.spent()) is not None:
+                self.lost.append(spent)
             self.by, self.error = name, None
             if seconds is not None:
                 time.reschedule(asyncio.get_running_loop().time() + seconds)
@@ -205,6 +213,16 @@ class Run:
             estimated=frozenset({"input", "output"}),
         )
 
+    def spent(self) -> Metered | None:
+        """What the model that was asked last has used for nothing, should nobody be billed for it: what it reported,
+        else our own count. None if there was none, or if it has turned the request away."""
+        if not self.by:
+            return None
+        if self.usage is None and self.error is not None and self.error.code in _TURNED_AWAY and not self.has_answer:
+            return None
+        why = self.error.code if self.error is not None else self.stopping or "error"
+        return metered(self.job, self.used(), why, self.by)
+
     def _read(self) -> int:
         """About the tokens that the model has read. What was quoted may be no count, but the bound that no text
         exceeds, for want of anybody to ask: some four times as much as it has."""
@@ -237,8 +255,8 @@ def prices_of(price: Price) -> dict[str, int]:
     return {}
 
 
-def metered(job: Job, used: Usage, finish: Finish, by: str) -> Metered:
-    """For the operator's reports; `by` is the model that it was used by."""
+def metered(job: Job, used: Usage, finish: str, by: str) -> Metered:
+    """For the operator's reports; `by` is the model that it was used by, `finish` how its answer or attempt ended."""
     return Metered(
         model=by or job.model or "",
         input=used.input,

@@ -247,6 +247,7 @@ class Runner:
                 task.uncancel()
             await self._stopped(run)
             return None
+        run.error = run.error or failure
         run.task = None  # from here on the rows are written, and nobody stops that any more
         if failure is not None:
             return await self._broken(run, failure)
@@ -294,6 +295,7 @@ class Runner:
         if run.stopping == "shutdown":
             if Effect.RELEASE in step(JobState.RUNNING, ShutDown()).effects:
                 await self._shop.store.release(run.job.id, attempted=False, stamp=run.stamp)
+                await self._endings.lost(run)
             return
         if run.stopping == "deserted":
             await self._void(run, step(JobState.RUNNING, Deserted()), *_LOST)
@@ -319,6 +321,7 @@ class Runner:
             if run.stopping == "cancelled":  # meanwhile
                 await self._void(run, step(JobState.PAID, Deleted()), "cancelled", "")
                 return None
+            await self._endings.lost(run)
             pause = error.retry_after or settings.retry_seconds * 2 ** (job.attempts - 1)
             return min(pause, MAX_PAUSE)
         await self._void(run, following, *_SAID.get(error.code, _UNAVAILABLE))

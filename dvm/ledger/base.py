@@ -258,6 +258,10 @@ class Store(Protocol):
         have: a job that a promise paid has none, and its hold invoice is to be cancelled."""
         ...
 
+    async def unbilled(self, job_id: str, used: Sequence[Metered], at: int) -> None:
+        """Remember what attempts at a job used that nobody is billed for; no money moves."""
+        ...
+
     async def close_unpaid(
         self,
         job_id: str,

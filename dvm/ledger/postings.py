@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection, Sequence
 
-from dvm.ledger import jobs, money, outbox, promises
+from dvm.ledger import jobs, money, outbox, promises, queries
 from dvm.ledger.base import (
     ConflictError,
     Job,
@@ -38,7 +38,7 @@ def post(
     result = next((each.id for each in publications if each.role == "result"), None)
     jobs.end(db, job.id, to, reason, result, stamp)
     outbox.store(db, job.id, publications, at)
-    _meter(db, job, used, billed, at)
+    _meter(db, job, used, billed, at, billed=True)
     made = money.add_receipt(db, job.customer, job.id, billed, money.unnamed(db, job.id), receipt, at)
     outbox.store(db, job.id, (made,), at)
     return Posting(billed, change)
@@ -93,17 +93,26 @@ def void(
     jobs.end(db, job_id, to, reason, None, stamp)
     outbox.store(db, job_id, publications, at)
     if used is not None:
-        _meter(db, job, used, 0, at)
+        _meter(db, job, used, 0, at, billed=False)
     payments = money.unnamed(db, job_id)
     if held and (payments or used is not None):
         made = money.add_receipt(db, job.customer, job_id, 0, payments, receipt, at)
         outbox.store(db, job_id, (made,), at)
 
 
-def _meter(db: sqlite3.Connection, job: Job, used: Metered, msat: int, at: int) -> None:
+def unbilled(db: sqlite3.Connection, job_id: str, used: Sequence[Metered], at: int) -> None:
+    """Attempts that nobody is billed for; the job goes on, or has ended."""
+    job = queries.find_job(db, job_id)
+    if job is None:
+        raise ConflictError(f"job {job_id} is unknown")
+    for each in used:
+        _meter(db, job, each, 0, at, billed=False)
+
+
+def _meter(db: sqlite3.Connection, job: Job, used: Metered, msat: int, at: int, *, billed: bool) -> None:
     db.execute(
-        "INSERT INTO usage (job, kind, model, input, cached, output, thoughts, estimated, finish, msat, at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO usage (job, kind, model, input, cached, output, thoughts, estimated, finish, msat, at, billed)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             job.id,
             job.kind,
@@ -116,5 +125,6 @@ def _meter(db: sqlite3.Connection, job: Job, used: Metered, msat: int, at: int) 
             used.finish,
             msat,
             at,
+            billed,
         ),
     )

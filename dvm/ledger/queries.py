@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection
+from dataclasses import replace
 
 from dvm.ledger import money
 from dvm.ledger.audit import audit as audit
@@ -143,10 +144,11 @@ def accounts(db: sqlite3.Connection) -> dict[str, int]:
 def report(db: sqlite3.Connection, since: int) -> list[UsageRow]:
     rows = db.execute(
         "SELECT strftime('%Y-%m-%d', at, 'unixepoch') AS day, kind, model, count(*), sum(input), sum(cached),"
-        " sum(output), sum(thoughts), sum(msat) FROM usage WHERE at >= ? GROUP BY day, kind, model ORDER BY 1, 2, 3",
+        " sum(output), sum(thoughts), sum(msat), billed FROM usage WHERE at >= ?"
+        " GROUP BY day, kind, model, billed ORDER BY 1, 2, 3, billed DESC",
         (since,),
     )
-    return [UsageRow(*row) for row in rows]
+    return [replace(UsageRow(*row), billed=bool(row[-1])) for row in rows]
 
 
 def recall(db: sqlite3.Connection, key: str) -> str | None:

@@ -289,7 +289,8 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """Usage and earnings of one day (UTC, `YYYY-MM-DD`), kind and model."""
+    """Usage and earnings of one day (UTC, `YYYY-MM-DD`), kind and model; or, not `billed`, what models used that
+    nobody paid for: `jobs` are then attempts that failed, and answers that were given back."""
 
     day: str
     kind: int
@@ -300,3 +301,4 @@ class UsageRow:
     output: int
     thoughts: int
     msat: int
+    billed: bool = True

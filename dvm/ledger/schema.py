@@ -271,3 +271,13 @@ def m004_conversations(db: Database) -> None:
                 OR state = 'waiting' OR state = 'running' OR state = 'settling')""",
     ):
         db.execute(statement)
+
+
+@migrations()
+def m005_unbilled_usage(db: Database) -> None:
+    """What models used and nobody was billed for: attempts that failed, and answers that were given back."""
+    # What was voided until now is known by its finish, which nothing that was billed has.
+    db.execute(
+        "ALTER TABLE usage ADD COLUMN billed INTEGER NOT NULL DEFAULT 1 CHECK (billed = 1 OR (billed = 0 AND msat = 0))"
+    )
+    db.execute("UPDATE usage SET billed = 0 WHERE finish = 'error' AND msat = 0")

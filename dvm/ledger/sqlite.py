@@ -173,6 +173,9 @@ class SqliteStore:
             )
         )
 
+    async def unbilled(self, job_id: str, used: Sequence[Metered], at: int) -> None:
+        await self._writer.submit(lambda db: postings.unbilled(db, job_id, used, at), early=True)
+
     # Payments that come
 
     async def expect(self, payment: PendingPayment) -> bool:

@@ -58,6 +58,21 @@ async def test_rows_and_totals_are_those_of_the_ledger(here: Path, dvm: Runner) 
     assert told["accounts"]["customers"] == 147_000
 
 
+async def test_what_nobody_was_billed_for_stands_by_itself(here: Path, dvm: Runner) -> None:
+    store = await SqliteStore.open(here / "data")
+    await sold(store, JOBS[:2])
+    job = await running(store, "x", 10_000)
+    await store.unbilled(job.id, [Metered("flash", input=300, estimated="input output", finish="stalled")], NOW)
+    await store.close()
+    told = (await asyncio.to_thread(dvm, "report", "--json")).json
+    assert (told["total"]["input"], told["models"]["flash"]["input"]) == (101, 101)
+    assert told["unbilled"] == {"jobs": 1, "input": 300, "cached": 0, "output": 0, "thoughts": 0, "msat": 0}
+    assert [(row["input"], row["billed"]) for row in told["rows"]] == [(101, True), (300, False)]
+    lines = (await asyncio.to_thread(dvm, "report")).out.splitlines()
+    assert next(line for line in lines if "total" in line).split()[1:3] == ["2", "101"]
+    assert [line.split()[-4:] for line in lines if "not billed" in line] == [["0", "0", "not", "billed"]] * 2
+
+
 async def test_since_counts_whole_days_today_included(here: Path, dvm: Runner) -> None:
     store = await SqliteStore.open(here / "data")
     await sold(store, JOBS)

@@ -138,3 +138,24 @@ def test_with_foreign_keys_on_nothing_is_lost_either(tmp_path: Path) -> None:
         migrations.apply(Database(db))
     assert content(db) == before
     db.close()
+
+
+async def test_what_was_given_back_before_is_known_as_not_billed(tmp_path: Path) -> None:
+    old = old_database(tmp_path)
+    old.execute(
+        "INSERT INTO usage (job, kind, model, input, cached, output, thoughts, estimated, finish, msat, at)"
+        " VALUES ('done', 5050, 'flash', 10, 0, 20, 0, '', 'stop', 4000, 3),"
+        "        ('free', 5050, 'flash', 20, 0, 40, 0, '', 'length', 0, 3),"
+        "        ('void', 5050, 'flash', 40, 0, 80, 0, '', 'error', 0, 3)"
+    )
+    old.close()
+    store = await SqliteStore.open(tmp_path)
+    assert [(row.jobs, row.input, row.msat, row.billed) for row in await store.report(0)] == [
+        (2, 30, 4_000, True),
+        (1, 40, 0, False),
+    ]
+    await store.close()
+    db = database(tmp_path)
+    with pytest.raises(sqlite3.IntegrityError):  # what nobody is billed for has no price
+        db.execute("UPDATE usage SET msat = 1 WHERE billed = 0")
+    db.close()

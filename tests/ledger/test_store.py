@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dvm.ledger import Balance, ConflictError, JobState, SqliteStore, StoreError, UsageRow, queries
+from dvm.ledger import Balance, ConflictError, JobState, Metered, SqliteStore, StoreError, UsageRow, queries
 from dvm.ledger.sqlite import read
 from tests.ledger.books import (
     NOW,
@@ -148,8 +148,25 @@ async def test_the_report_adds_up_usage_by_day_kind_and_model(store: SqliteStore
     for n in range(2):
         await post(store, await running(store, n, 10_000), 1_500)
     await void(store, await running(store, 3, 10_000), used=USED)
-    assert await store.report(0) == [UsageRow("2027-01-15", 5050, "flash", 3, 30, 0, 60, 0, 3_000)]
+    assert await store.report(0) == [
+        UsageRow("2027-01-15", 5050, "flash", 2, 20, 0, 40, 0, 3_000),
+        UsageRow("2027-01-15", 5050, "flash", 1, 10, 0, 20, 0, 0, billed=False),
+    ]
     assert await store.report(NOW + 1) == []
+
+
+async def test_attempts_that_nobody_is_billed_for_stand_beside_what_is(store: SqliteStore) -> None:
+    only = await running(store, 1, 10_000)
+    lost = Metered("other", input=7, estimated="input output", finish="broken_off")
+    await store.unbilled(only.id, [lost, USED], NOW)
+    await post(store, only, 1_500)
+    assert [(row.model, row.jobs, row.input, row.msat, row.billed) for row in await store.report(0)] == [
+        ("flash", 1, 10, 1_500, True),
+        ("flash", 1, 10, 0, False),
+        ("other", 1, 7, 0, False),
+    ]
+    with pytest.raises(ConflictError):
+        await store.unbilled(hash_of("unknown"), [lost], NOW)
 
 
 async def test_watched_payments_outlive_their_quote(store: SqliteStore) -> None:

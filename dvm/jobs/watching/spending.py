@@ -1,8 +1,8 @@
 """The operator's daily spending limit: what jobs used since midnight (UTC), at the models' list prices.
 
 What a job was billed is not what it costs the operator: a free job costs something, and so does one that failed and
-was voided. So each run that used something counts at the prices of its `[models.NAME]`, whoever paid for it. Where a
-model has no prices per token, what was billed counts.
+was voided, and each attempt that failed before the one that is billed. So all that a model used counts at the prices
+of its `[models.NAME]`, whoever paid for it. Where a model has no prices per token, what was billed counts.
 """
 
 from __future__ import annotations
