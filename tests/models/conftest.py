@@ -9,6 +9,7 @@ import pytest
 
 from dvm.models.gemini import GeminiModel
 from tests.standins.gemini import GeminiStandIn
+from tests.standins.openai_api import OpenAIStandIn
 
 GeminiFactory = Callable[..., GeminiModel]
 
@@ -24,6 +25,12 @@ def one_tls_context() -> Iterator[None]:
 @pytest.fixture
 async def standin() -> AsyncIterator[GeminiStandIn]:
     async with GeminiStandIn() as server:
+        yield server
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[OpenAIStandIn]:
+    async with OpenAIStandIn() as server:
         yield server
 
 

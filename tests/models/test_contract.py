@@ -32,12 +32,6 @@ NEEDS_EMBEDDED = [
 ]
 
 
-@pytest.fixture
-async def endpoint() -> AsyncIterator[OpenAIStandIn]:
-    async with OpenAIStandIn() as server:
-        yield server
-
-
 @pytest.fixture(
     params=[
         "echo",

@@ -15,12 +15,6 @@ from tests.standins.openai_api import OpenAIStandIn
 
 
 @pytest.fixture
-async def endpoint() -> AsyncIterator[OpenAIStandIn]:
-    async with OpenAIStandIn() as server:
-        yield server
-
-
-@pytest.fixture
 async def model(endpoint: OpenAIStandIn) -> AsyncIterator[OpenAIModel]:
     made = OpenAIModel("m", model="gpt", api_key=endpoint.key, base_url=endpoint.url)
     yield made

@@ -20,12 +20,6 @@ Factory = Callable[..., OpenAIModel]
 
 
 @pytest.fixture
-async def endpoint() -> AsyncIterator[OpenAIStandIn]:
-    async with OpenAIStandIn() as server:
-        yield server
-
-
-@pytest.fixture
 async def make(endpoint: OpenAIStandIn) -> AsyncIterator[Factory]:
     made = []
 

@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -53,43 +52,40 @@ def test_the_tables_are_about_what_they_say() -> None:
     assert (len(PROMPT), len(HALF)) == (400, 40)
 
 
-@pytest.mark.parametrize("row", usage_gemini.ROWS, ids=lambda row: row.id)
-async def test_gemini(row: Row, relay: str, buyer: Customer, tmp_path: Path) -> None:
-    async with GeminiStandIn() as standin:
+BACKENDS = {
+    "gemini": (usage_gemini.ROWS, GeminiStandIn, GeminiModel),
+    "google-generativeai": ([row for row in usage_gemini.ROWS if row.kind == 5050], GeminiStandIn, GenerativeAiModel),
+    "openai": (usage_openai.ROWS, OpenAIStandIn, OpenAIModel),
+}
+
+
+@pytest.mark.parametrize(
+    ("backend", "row"),
+    [
+        pytest.param(
+            backend,
+            row,
+            id=f"{backend}: {row.id}",
+            marks=pytest.mark.skipif(
+                backend == "google-generativeai" and not installed(), reason="it is not installed"
+            ),
+        )
+        for backend, (rows, _, _) in BACKENDS.items()
+        for row in rows
+    ],
+)
+async def test_what_is_paid_for(backend: str, row: Row, relay: str, buyer: Customer, tmp_path: Path) -> None:
+    _, standing_in, made = BACKENDS[backend]
+    async with standing_in() as standin:
         standin.play(*row.answers)
 
         def make(name: str) -> Model:
-            settings = {"api_key": standin.key, "base_url": standin.url, "stall_seconds": row.stall_seconds}
-            return GeminiModel(name, model=NAMES[row.kind], **settings)
+            place = {"api_key": standin.key, "base_url": standin.url, "stall_seconds": row.stall_seconds}
+            return made(name, model=NAMES[row.kind], **place)
 
-        await sold(row, row.due, make, relay, buyer, tmp_path)
+        due = row.former if backend == "google-generativeai" and row.former else row.due
+        await sold(row, due, make, relay, buyer, tmp_path)
         assert standin.counters["requests"] - standin.counters["counted"] == len(row.answers)
-
-
-@pytest.mark.skipif(not installed(), reason="google-generativeai is not installed")
-@pytest.mark.parametrize("row", [row for row in usage_gemini.ROWS if row.kind == 5050], ids=lambda row: row.id)
-async def test_google_generativeai(row: Row, relay: str, buyer: Customer, tmp_path: Path) -> None:
-    async with GeminiStandIn() as standin:
-        standin.play(*row.answers)
-
-        def make(name: str) -> Model:
-            settings = {"api_key": standin.key, "base_url": standin.url, "stall_seconds": row.stall_seconds}
-            return GenerativeAiModel(name, model=NAMES[row.kind], **settings)
-
-        await sold(row, row.due if row.former == "same" else row.former, make, relay, buyer, tmp_path)
-
-
-@pytest.mark.parametrize("row", usage_openai.ROWS, ids=lambda row: row.id)
-async def test_openai(row: Row, relay: str, buyer: Customer, tmp_path: Path) -> None:
-    async with OpenAIStandIn() as standin:
-        standin.play(*row.answers)
-
-        def make(name: str) -> Model:
-            settings = {"api_key": standin.key, "base_url": standin.url, "stall_seconds": row.stall_seconds}
-            return OpenAIModel(name, model="gpt", **settings)
-
-        await sold(row, row.due, make, relay, buyer, tmp_path)
-        assert standin.counters["requests"] == len(row.answers)
 
 
 class Asked(EmbeddedModel):
@@ -113,9 +109,8 @@ async def test_echo(row: Row, relay: str, buyer: Customer, tmp_path: Path) -> No
     await sold(row, row.due, lambda name: EchoModel(name, **row.settings), relay, buyer, tmp_path)
 
 
-async def sold(row: Row, due: Any, make: Make, relay: str, buyer: Customer, data: Path) -> None:
+async def sold(row: Row, due: Due, make: Make, relay: str, buyer: Customer, data: Path) -> None:
     """The job of that row, by models that `make` makes, and everything that it is held against."""
-    assert isinstance(due, Due)
     async with shop_of(row, make, relay, data) as shop:
         params = [] if row.max_tokens is None or row.kind != 5050 else [("max_tokens", str(row.max_tokens))]
         job = await buyer.ask(PROMPT, kind=row.kind, params=params)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from tests.money.usage_rows import ALL, FREE_OF_CHARGE, HALF, OURS, PER_REQUEST, Due, Row, given_back
+from tests.money.usage_common import Scripts, rows
+from tests.money.usage_rows import ALL, HALF, OURS, PER_REQUEST, Due, Row, given_back
 from tests.standins.gemini_scripts import Script
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(100)).decode()
@@ -98,12 +99,6 @@ REPORTS = [
         (ended(used(prompt=120, candidates=90_000_000, total=90_000_120)),),
         Due(3_000, (120, 0, 90_000_000, 0), finish="length"),
     ),
-    Row(
-        "more than was quoted",
-        (script(said(HALF, used(prompt=120, candidates=2000, total=2120)), fault="stall", fault_after=1),),
-        Due(3_000, (120, 0, 2000, 0), finish="length"),
-        "while it streams",
-    ),
     Row("prompt only", (ended(used(prompt=120)),), Due(86, (120, 0, 20, 0), "output")),  # 36 + 50
     Row("output only", (ended(used(candidates=50)),), Due(155, (100, 0, 50, 0), "input")),  # 30 + 125
     # 100 are our count of the prompt, 20 of the answer; the 50 left are thoughts: 30 + 175
@@ -155,42 +150,6 @@ REPORTS = [
 ]
 
 ENDS = [
-    Row(
-        "broken off",
-        (script(said(HALF, HALFWAY), fault="close", fault_after=1),),
-        given_back((120, 0, 25, 0)),
-        "with usage",
-    ),
-    Row("broken off", (script(said(HALF), fault="close", fault_after=1),), given_back((100, 0, 10, 0), ALL), "without"),
-    Row(
-        "broken off",
-        (script(said(HALF, HALFWAY), fault="stall", fault_after=1),),
-        given_back((120, 0, 25, 0)),
-        "silent",
-        stall_seconds=0.2,
-    ),
-    # 36 + 62.5 = 98.5
-    Row(
-        "out of time",
-        (script(said(HALF, HALFWAY), fault="stall", fault_after=1),),
-        Due(99, (120, 0, 25, 0), finish="timeout"),
-        "with usage",
-        job_seconds=1.0,
-    ),
-    Row(
-        "out of time",
-        (script(said(HALF), fault="stall", fault_after=1),),
-        Due(55, (100, 0, 10, 0), ALL, "timeout"),  # 30 + 25
-        "without",
-        job_seconds=1.0,
-    ),
-    Row(
-        "cancelled",
-        (script(said(HALF, HALFWAY), fault="stall", fault_after=1),),
-        Due(99, (120, 0, 25, 0), finish="cancelled", delivered=False),
-        "with usage",
-        cancel=True,
-    ),
     # Ten tokens were allowed, a quote of one sat; it goes on, and is stopped at 30 + 2500 msat by our count.
     Row(
         "longer than allowed, and no usage yet",
@@ -198,7 +157,6 @@ ENDS = [
         Due(1_000, (100, 0, 1000, 0), ALL, "length", quote=1_000),
         max_tokens=10,
     ),
-    Row("cut by a filter", (ended(WHOLE, "SAFETY"),), Due(161, (120, 0, 50, 0), finish="safety")),
     Row(
         "refused",
         (script({"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": used(prompt=120, total=120)}),),
@@ -212,40 +170,21 @@ ENDS = [
         Due(111, (120, 0, 0, 30), finish="length", delivered=False),  # 36 + 75
         former=Due(111, (120, 0, 0, 30), "thoughts", "length", delivered=False),
     ),
-    Row(
-        "another model steps in",
-        (script(status=503), ended(WHOLE)),
-        USUAL,
-        models=("first", "second"),
-    ),
-    Row(
-        "another attempt",
-        (script(said(HALF, HALFWAY), fault="close", fault_after=1), ended(WHOLE)),
-        USUAL,
-        attempts=2,
-    ),
 ]
-
-PRICES = [
-    Row("a price for the job", (ended(WHOLE),), Due(21_000, (120, 0, 50, 0), quote=21_000), price=PER_REQUEST),
-    Row("a price for the job", (ended(),), Due(21_000, (100, 0, 20, 0), ALL, quote=21_000), "none", price=PER_REQUEST),
-    Row(
-        "a price for the job",
-        (script(said("", WHOLE, "STOP")),),
-        given_back((120, 0, 50, 0), quote=21_000),
-        "no answer",
-        price=PER_REQUEST,
+COMMON = rows(
+    Scripts(
+        whole=ended(WHOLE),
+        whole_without=ended(),
+        filtered=ended(WHOLE, "SAFETY"),
+        broken=script(said(HALF, HALFWAY), fault="close", fault_after=1),
+        broken_without=script(said(HALF), fault="close", fault_after=1),
+        silent=script(said(HALF, HALFWAY), fault="stall", fault_after=1),
+        silent_without=script(said(HALF), fault="stall", fault_after=1),
+        overrun=script(said(HALF, used(prompt=120, candidates=2000, total=2120)), fault="stall", fault_after=1),
+        down=script(status=503),
     ),
-    Row(
-        "more than was quoted",
-        (script(said(HALF, used(prompt=120, candidates=2000, total=2120)), fault="stall", fault_after=1),),
-        Due(21_000, (120, 0, 2000, 0), finish="length", quote=21_000),
-        "of tokens, at a price for the job",
-        price=PER_REQUEST,
-    ),
-    Row("free", (ended(WHOLE),), Due(0, (120, 0, 50, 0), quote=0), price=FREE_OF_CHARGE),
-    Row("free", (ended(),), Due(0, (100, 0, 20, 0), ALL, quote=0), "none", price=FREE_OF_CHARGE),
-]
+    ALL,
+)
 
 # 8192 tokens of output may be used: 30 + 20 480 msat, or (of speech, whose prompt has a task) 33.6.
 DRAWN = used(prompt=120, candidates=1290, total=1410)
@@ -288,4 +227,4 @@ MADE = [
         kind=5250,
     ),
 ]
-ROWS = [*REPORTS, *ENDS, *PRICES, *MADE]
+ROWS = [*REPORTS, *ENDS, *COMMON, *MADE]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.money.usage_rows import FREE_OF_CHARGE, HALF, OURS, PER_REQUEST, Due, Row, given_back
+from tests.money.usage_common import Scripts, rows
+from tests.money.usage_rows import HALF, OURS, Due, Row, given_back
 from tests.standins.openai_api import Script
 
 
@@ -99,12 +100,6 @@ REPORTS = [
     Row("a sum that is wrong", (ended(used(120, 50, 160)),), COUNTED),
     # 90 million tokens are no absurd number, but more than was quoted is never billed.
     Row("more than was quoted", (ended(used(120, 90_000_000, 90_000_120)),), Due(3_000, (120, 0, 90_000_000, 0))),
-    Row(
-        "more than was quoted",
-        (script(said(HALF, used(120, 2000, 2120)), fault="stall", fault_after=1),),
-        Due(3_000, (120, 0, 2000, 0), finish="length"),
-        "while it streams",
-    ),
     Row("prompt only", (ended(used(120)),), Due(86, (120, 0, 20, 0), "output")),  # 36 + 50
     Row("prompt only", (ended(used(120, None, 170)),), Due(161, (120, 0, 50, 0), "output"), "and the total"),
     Row("output only", (ended(used(None, 50)),), Due(155, (100, 0, 50, 0), "input")),  # 30 + 125
@@ -144,45 +139,9 @@ REPORTS = [
 ENDS = [
     Row(
         "broken off",
-        (script(said(HALF, HALFWAY), fault="end", fault_after=1),),
-        given_back((120, 0, 25, 0)),
-        "with usage",
-    ),
-    Row("broken off", (script(said(HALF), fault="cut", fault_after=1),), given_back((100, 0, 10, 0), OURS), "without"),
-    Row(
-        "broken off",
         (script(said(HALF, HALFWAY), error={"code": 502, "message": "lost"}, fault_after=1),),
         given_back((120, 0, 25, 0)),
         "by an error",
-    ),
-    Row(
-        "broken off",
-        (script(said(HALF, HALFWAY), fault="stall", fault_after=1),),
-        given_back((120, 0, 25, 0)),
-        "silent",
-        stall_seconds=0.2,
-    ),
-    # 36 + 62.5 = 98.5
-    Row(
-        "out of time",
-        (script(said(HALF, HALFWAY), fault="stall", fault_after=1),),
-        Due(99, (120, 0, 25, 0), finish="timeout"),
-        "with usage",
-        job_seconds=1.0,
-    ),
-    Row(
-        "out of time",
-        (script(said(HALF), fault="stall", fault_after=1),),
-        Due(55, (100, 0, 10, 0), OURS, "timeout"),  # 30 + 25
-        "without",
-        job_seconds=1.0,
-    ),
-    Row(
-        "cancelled",
-        (script(said(HALF), fault="stall", fault_after=1),),
-        Due(55, (100, 0, 10, 0), OURS, "cancelled", delivered=False),
-        "without",
-        cancel=True,
     ),
     # Ten tokens were allowed, a quote of one sat; it goes on, and is stopped at twice as many by our count.
     Row(
@@ -191,7 +150,6 @@ ENDS = [
         Due(1_000, (100, 0, 500, 0), OURS, "length", quote=1_000),
         max_tokens=10,
     ),
-    Row("cut by a filter", (ended(WHOLE, "content_filter"),), Due(161, (120, 0, 50, 0), finish="safety")),
     Row("refused", (script(said("", ..., "content_filter"), after(used(120, 0, 120))),), given_back((120, 0, 0, 0))),
     Row(
         "refused",
@@ -205,26 +163,19 @@ ENDS = [
         (script(said("", ..., "length"), after(used(120, 30, 150, reasoning=30))),),
         Due(111, (120, 0, 0, 30), finish="length", delivered=False),  # 36 + 75
     ),
-    Row("another model steps in", (script(status=503), ended(WHOLE)), USUAL, models=("first", "second")),
-    Row(
-        "another attempt",
-        (script(said(HALF, HALFWAY), fault="cut", fault_after=1), ended(WHOLE)),
-        USUAL,
-        attempts=2,
-    ),
 ]
-
-PRICES = [
-    Row("a price for the job", (ended(WHOLE),), Due(21_000, (120, 0, 50, 0), quote=21_000), price=PER_REQUEST),
-    Row("a price for the job", (ended(),), Due(21_000, (100, 0, 20, 0), OURS, quote=21_000), "none", price=PER_REQUEST),
-    Row(
-        "more than was quoted",
-        (script(said(HALF, used(120, 2000, 2120)), fault="stall", fault_after=1),),
-        Due(21_000, (120, 0, 2000, 0), finish="length", quote=21_000),
-        "of tokens, at a price for the job",
-        price=PER_REQUEST,
+COMMON = rows(
+    Scripts(
+        whole=ended(WHOLE),
+        whole_without=ended(),
+        filtered=ended(WHOLE, "content_filter"),
+        broken=script(said(HALF, HALFWAY), fault="end", fault_after=1),
+        broken_without=script(said(HALF), fault="cut", fault_after=1),
+        silent=script(said(HALF, HALFWAY), fault="stall", fault_after=1),
+        silent_without=script(said(HALF), fault="stall", fault_after=1),
+        overrun=script(said(HALF, used(120, 2000, 2120)), fault="stall", fault_after=1),
+        down=script(status=503),
     ),
-    Row("free", (ended(WHOLE),), Due(0, (120, 0, 50, 0), quote=0), price=FREE_OF_CHARGE),
-    Row("free", (ended(),), Due(0, (100, 0, 20, 0), OURS, quote=0), "none", price=FREE_OF_CHARGE),
-]
-ROWS = [*REPORTS, *ENDS, *PRICES]
+    OURS,
+)
+ROWS = [*REPORTS, *ENDS, *COMMON]

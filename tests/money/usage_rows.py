@@ -14,7 +14,7 @@ Every number in the tables is written by hand, from these:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from dvm.pricing import FREE, PerRequest, PerToken, Price
 
@@ -50,7 +50,7 @@ def given_back(tokens: tuple[int, int, int, int] = (0, 0, 0, 0), estimated: str 
 class Row:
     """`way` is how docs/money.md names it. `answers` are the scripts of the stand-in, a request each.
 
-    former: what is due by google-generativeai, where that differs; None if it is not asked.
+    former: what is due by google-generativeai, where that differs.
     attempts, job_seconds: the shop's; stall_seconds: the model's.
     """
 
@@ -58,7 +58,7 @@ class Row:
     answers: tuple[Any, ...]
     due: Due
     note: str = ""
-    former: Due | Literal["same"] | None = "same"
+    former: Due | None = None
     price: Price = PER_TOKEN
     kind: int = 5050
     max_tokens: int | None = 1_000
