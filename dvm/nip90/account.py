@@ -22,6 +22,7 @@ from dvm.nip90.wire import (
     MAX_TAGS,
     MSAT,
     Draft,
+    Unservable,
     is_hex64,
     natural,
     one_value,
@@ -55,16 +56,8 @@ InvalidAccountRequestCode = Literal[
 ]
 
 
-class InvalidAccountRequest(ValueError):
-    """The request cannot be obeyed as it stands. `text` is fit for the customer and quotes nothing private.
-
-    `str()` is what an error answer says: "code: text".
-    """
-
-    def __init__(self, code: InvalidAccountRequestCode, text: str) -> None:
-        super().__init__(f"{code}: {text}")
-        self.code: InvalidAccountRequestCode = code
-        self.text = text
+class InvalidAccountRequest(Unservable[InvalidAccountRequestCode]):
+    """The account request cannot be obeyed as it stands."""
 
 
 @dataclass(frozen=True, slots=True)

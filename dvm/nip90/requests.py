@@ -15,6 +15,7 @@ from dvm.nip90.wire import (
     LAST_REQUEST,
     MAX_MSAT,
     MAX_TAGS,
+    Unservable,
     has,
     integer,
     is_hex64,
@@ -64,16 +65,8 @@ InvalidRequestCode = Literal[
 ]
 
 
-class InvalidRequest(ValueError):
-    """The request cannot be served as it stands. `text` is fit for the customer and quotes nothing private.
-
-    `str()` is what an error answer says: "code: text".
-    """
-
-    def __init__(self, code: InvalidRequestCode, text: str) -> None:
-        super().__init__(f"{code}: {text}")
-        self.code: InvalidRequestCode = code
-        self.text = text
+class InvalidRequest(Unservable[InvalidRequestCode]):
+    """The job request cannot be served as it stands."""
 
 
 @dataclass(frozen=True, slots=True)

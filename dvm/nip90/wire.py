@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import cast
+from typing import Generic, TypeVar, cast
 
 import orjson
 
@@ -40,6 +40,20 @@ _FIXED = _ENVELOPE + 64 + 64 + 128 + 10 + 5  # id, pubkey, sig, created_at, kind
 
 _NATURAL = re.compile(r"0|[1-9][0-9]{0,18}").fullmatch
 _HEX64 = re.compile(r"[0-9a-f]{64}").fullmatch
+
+
+C = TypeVar("C", bound=str)
+
+
+class Unservable(ValueError, Generic[C]):
+    """What a customer asks for cannot be done as it stands: `code` says why for programs, `text` for the customer,
+    quoting nothing private. `str()` is what an error answer says: "code: text".
+    """
+
+    def __init__(self, code: C, text: str) -> None:
+        super().__init__(f"{code}: {text}")
+        self.code: C = code
+        self.text = text
 
 
 @dataclass(frozen=True, slots=True)
