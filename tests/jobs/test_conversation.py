@@ -207,6 +207,27 @@ async def test_a_job_under_way_is_waited_for(shop: Workshop, buyer: Customer, ho
     assert said(shop.model.prompts[1]) == [("user", "one?"), ("model", "one"), ("user", "two?")]
 
 
+async def test_the_wait_for_a_turn_outlives_a_restart_and_ends_when_it_is_cancelled(
+    shop: Workshop, buyer: Customer
+) -> None:
+    first = await buyer.ask("one?", providers=[shop.keys.pubkey], scheme="nip44")
+    await buyer.quote(first)
+    fields: dict[str, Any] = {"providers": [shop.keys.pubkey], "scheme": "nip44"}
+    second = await buyer.ask("two?", params=[LIMIT, ("session", first)], **fields)
+    given_up = await buyer.ask("or this?", params=[LIMIT, ("session", first)], **fields)
+    await until(lambda: shop.shop.inputs.waiting == 2)
+    await shop.reopen()
+    await until(lambda: shop.shop.inputs.waiting == 2)
+    await buyer.cancel(given_up)
+    await until(lambda: shop.shop.inputs.waiting == 1)
+    await shop.pay(buyer, first)
+    await buyer.receipt(second)
+    assert await shop.state(given_up) is JobState.CANCELLED
+    assert [said(prompt) for prompt in shop.model.prompts[1:]] == [
+        [("user", "one?"), ("model", "one"), ("user", "two?")]
+    ]
+
+
 @pytest.mark.parametrize("how", ["a job", "a session's job"])
 async def test_a_job_that_failed_is_continued_by_nobody(shop: Workshop, buyer: Customer, how: str) -> None:
     shop.model.scripts = []
