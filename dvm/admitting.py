@@ -76,7 +76,7 @@ class Lists:
             try:
                 made.append(KeyList(name, inline, file))
             except ConfigError as error:
-                problems += error.problems
+                problems += [f"{name}: {problem}" for problem in error.problems]
         if problems:
             raise ConfigError(problems)
         self.allow, self.deny = made

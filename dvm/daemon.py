@@ -37,7 +37,7 @@ from dvm.ledger.examine import exists
 from dvm.ledger.sqlite import FILE
 from dvm.lightning.base import WalletError
 from dvm.lightning.lnurl import LnurlClient
-from dvm.models import ModelError
+from dvm.models import ModelError, Prompt
 from dvm.problems import ConfigError
 from dvm.secrets import Secrets
 
@@ -124,8 +124,9 @@ class Daemon:
             beat = asyncio.create_task(self._beat(), name="heartbeat")
             stack.callback(self.data.end)
             stack.callback(beat.cancel)
-            trial = asyncio.create_task(self._try_wallet(), name="wallet trial")
-            stack.callback(trial.cancel)
+            self._background(self._try_wallet(), "wallet trial")
+            for name in self.models:
+                self._background(self._try_model(name), "model trial")
             if not await self.pool.wait_connected(1, FIRST_RELAY_SECONDS):
                 log.warning("no relay can be reached: nothing is heard until one is; see relays.toml and `dvm doctor`")
         except BaseException:
@@ -188,6 +189,20 @@ class Daemon:
                 "the wallet is on another network than wallet.network: no invoice can be made; see `dvm doctor`",
                 extra={"expected": expected, "network": info.network},
             )
+
+    async def _try_model(self, name: str) -> None:
+        """A wrong key, or a name that its maker does not know, should not be learned of from a job that is paid for.
+        Where a prompt is counted on this machine alone, nothing is found out."""
+        try:
+            await self.models[name].count_tokens(Prompt.of("A trial."))
+        except ModelError as error:
+            lasting = error.code in ("unauthorized", "not_found")
+            if lasting or error.passing:
+                log.log(
+                    logging.ERROR if lasting else logging.WARNING,
+                    "the model cannot be used: jobs that need it are refused, or given back; see `dvm doctor`",
+                    extra={"model": name, "error": str(error)},
+                )
 
     async def _open_gateway(self, shop: Shop) -> None:
         if self.config.gateway is None:

@@ -22,12 +22,14 @@ from dvm.problems import ConfigError
 from dvm.secrets import load_secrets
 from tests.standins.bad_relay import bad_relay
 from tests.standins.daemon import configure
+from tests.standins.gemini import GeminiStandIn
 from tests.standins.relay import local_relay
 from tests.standins.waiting import until
 
 NEW = "a new, empty database"
 AWAY = "the wallet does not answer"
 DEAF = "no relay can be reached, so no job is heard"
+REFUSED = "the model cannot be used"
 GONE = "the database file was removed or replaced"
 
 
@@ -139,3 +141,23 @@ async def test_a_wallet_on_another_network_is_told_of_before_a_customer_meets_it
     async with shop(tmp_path, network="regtest"):
         await until(lambda: "on another network" in caplog.text)
     assert AWAY not in caplog.text
+
+
+@pytest.mark.parametrize("wrong", [{"GEMINI_API_KEY": "another"}, {"model": "gemini-fails-404"}, {}])
+async def test_a_key_or_a_name_that_is_refused_is_told_of_before_a_customer_meets_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, wrong: dict[str, str]
+) -> None:
+    async with local_relay() as url, GeminiStandIn() as gemini:
+        table = {"provider": "gemini", "model": "gemini-2.5-flash", "base_url": gemini.url}
+        table |= {"model": wrong["model"]} if "model" in wrong else {}
+        configure(tmp_path, [url], price="free", model=table)
+        if "model" in wrong:
+            gemini.script(wrong["model"], status=404, endpoint="any")
+        config = load_config(tmp_path / "dvm.toml")
+        environment = {"DVM_NSEC": Keys.generate().nsec(), "GEMINI_API_KEY": wrong.get("GEMINI_API_KEY", gemini.key)}
+        secrets = load_secrets(config, environment)
+        async with Daemon(config, load_relays(tmp_path / "relays.toml"), secrets, tmp_path / "data"):
+            await until(lambda: REFUSED in caplog.text if wrong else gemini.requests)
+    told = [record for record in caplog.records if REFUSED in record.getMessage()]
+    assert [record.levelname for record in told] == (["ERROR"] if wrong else [])
+    assert "another" not in caplog.text + "".join(str(vars(record)) for record in told)
