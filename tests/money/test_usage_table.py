@@ -148,8 +148,9 @@ async def sold(row: Row, due: Due, make: Make, relay: str, buyer: Customer, data
         balance = await shop.store.balance(buyer.keys.pubkey)
         assert (balance.available, balance.held) == (left, 0)
         assert (await shop.balanced())["revenue"] == due.msat
-        (used,) = [row for row in await shop.store.report(0) if row.billed]
-        assert (used.input, used.cached, used.output, used.thoughts, used.msat) == (*due.tokens, due.msat)
+        told = [((r.input, r.cached, r.output, r.thoughts), r.msat, r.billed) for r in await shop.store.report(0)]
+        lost = [(row.lost, 0, False)] if row.lost else []
+        assert told == [(due.tokens, due.msat, due.finish != "error"), *lost]
 
 
 @asynccontextmanager

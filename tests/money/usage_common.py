@@ -30,7 +30,7 @@ def rows(answer: Scripts, marked: str) -> list[Row]:
         Row("broken off", (answer.broken,), given_back((120, 0, 25, 0)), "with usage"),
         Row("broken off", (answer.broken_without,), given_back((100, 0, 10, 0), marked), "without"),
         Row("broken off", (answer.silent,), given_back((120, 0, 25, 0)), "silent", stall_seconds=0.2),
-        Row("another attempt", (answer.broken, answer.whole), usual, attempts=2),
+        Row("another attempt", (answer.broken, answer.whole), usual, attempts=2, lost=(120, 0, 25, 0)),
         Row("another model steps in", (answer.down, answer.whole), usual, models=("first", "second")),
         # 36 + 62.5 = 98.5
         Row(

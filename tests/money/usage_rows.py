@@ -51,6 +51,7 @@ class Row:
     """`way` is how docs/money.md names it. `answers` are the scripts of the stand-in, a request each.
 
     former: what is due by google-generativeai, where that differs.
+    lost: what an attempt that failed used, which is the provider's loss.
     attempts, job_seconds: the shop's; stall_seconds: the model's.
     """
 
@@ -66,6 +67,7 @@ class Row:
     job_seconds: float = 20.0
     stall_seconds: float = 20.0
     cancel: bool = False  # once there is a partial
+    lost: tuple[int, int, int, int] | None = None
     models: tuple[str, ...] = ("first",)
     settings: dict[str, Any] = field(default_factory=dict)
 
