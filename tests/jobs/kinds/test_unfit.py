@@ -128,3 +128,16 @@ async def test_0_is_no_limit(shop: Workshop, buyer: Customer) -> None:
     await shop.open()
     await unfit(shop, buyer, 7)
     assert len(shop.model.prompts) == 7
+
+
+async def test_answers_without_a_word_count_as_well(shop: Workshop, buyer: Customer) -> None:
+    await shop.close()
+    shop.set(wrong_answers_per_day=2)
+    await shop.open()
+    shop.model.script = [Chunk("", usage=USED, finish="stop")]
+    job = await buyer.ask("0")
+    await shop.pay(buyer, job)
+    for job in (job, await buyer.ask("1")):  # the second out of what came back
+        assert (await buyer.feedback(job, "error")).text.startswith("no-answer")
+    assert await refusal(buyer, shop, "once more") == "too-many-wrong-answers"
+    assert len(shop.model.prompts) == 2
