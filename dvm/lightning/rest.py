@@ -67,21 +67,24 @@ class Rest:
         """`tls_cert`: the PEM file of a node's own certificate, which is then trusted and checked as such.
         `connections`: the most at once.
 
-        Raises WalletError for a certificate that cannot be read.
+        Raises WalletError for a certificate that cannot be read, and an address that is none.
         """
         self.url = url.rstrip("/")
         self._timeout = timeout
-        self._client = httpx.AsyncClient(
-            base_url=self.url,
-            # What is a few bytes on the wire shall be no more when it is read.
-            headers={**(headers or {}), "Accept-Encoding": "identity"},
-            auth=auth,
-            verify=tls_context(tls_cert),
-            timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0)),
-            follow_redirects=False,
-            trust_env=False,
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=16),
-        )
+        try:
+            self._client = httpx.AsyncClient(
+                base_url=self.url,
+                # What is a few bytes on the wire shall be no more when it is read.
+                headers={**(headers or {}), "Accept-Encoding": "identity"},
+                auth=auth,
+                verify=tls_context(tls_cert),
+                timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0)),
+                follow_redirects=False,
+                trust_env=False,
+                limits=httpx.Limits(max_connections=connections, max_keepalive_connections=16),
+            )
+        except httpx.InvalidURL as error:
+            raise WalletError("failed", f"wallet.url is no address: {error}") from None
 
     async def close(self) -> None:
         """Safe to call twice."""
@@ -184,15 +187,10 @@ async def _refuse(response: httpx.Response, method: str, path: str) -> NoReturn:
 
 def said(body: Any) -> str:
     """What an error's JSON, or its plain text, says, for people: cut, and on one line."""
-    if isinstance(body, str):
-        return clean(body)
-    if isinstance(body, dict):
-        for key in ("message", "detail", "error", "reason"):
-            if isinstance(body.get(key), str):
-                return clean(body[key])
-            if isinstance(body.get(key), dict):
-                return said(body[key])
-    return ""
+    while isinstance(body, dict):  # no recursion: what nests is a stranger's
+        inner = (body.get(key) for key in ("message", "detail", "error", "reason"))
+        body = next((each for each in inner if isinstance(each, str | dict)), None)
+    return clean(body) if isinstance(body, str) else ""
 
 
 def clean(text: str) -> str:

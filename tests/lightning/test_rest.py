@@ -85,6 +85,25 @@ async def test_no_compressed_answer_is_asked_for_or_unpacked(status: str, monkey
             assert refused.value.body == {}
 
 
+@pytest.mark.parametrize("depth", [3, 1_000])
+async def test_what_a_refusal_says_may_be_nested_as_deep_as_it_likes(depth: int) -> None:
+    body = b'{"error":' * depth + b'"too\\nlittle"' + b"}" * depth
+
+    async def refuse(writer: asyncio.StreamWriter) -> None:
+        writer.write(answer(body, status="500 Internal Server Error"))
+        await writer.drain()
+
+    async with answering(refuse) as (client, _):
+        with pytest.raises(Refused, match="failed: GET /v1/getinfo: 500 too little"):
+            await client.get("/v1/getinfo")
+
+
+@pytest.mark.parametrize("url", ["http://\x00", "http://localhost:ten", "http://" + "ä" * 300])
+def test_an_address_that_is_none_is_said_at_once(url: str) -> None:
+    with pytest.raises(WalletError, match=r"wallet\.url is no address"):
+        Rest(url)
+
+
 async def test_an_answer_without_an_end_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rest, "MAX_ANSWER", 1_000)
 
