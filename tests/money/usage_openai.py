@@ -65,6 +65,13 @@ REPORTS = [
         (script(said(HALF, HALFWAY), said(HALF), said("", ..., "stop")),),
         Due(124, (120, 0, 35, 0), "output"),
     ),
+    # And 10 of thoughts that were shown: 36 + 45 × 2.5 = 148.5
+    Row(
+        "in the beginning only",
+        (script(said(HALF, HALFWAY), said("", reasoning=HALF), said(HALF), said("", ..., "stop")),),
+        Due(149, (120, 0, 35, 10), "output thoughts"),
+        "with thoughts that are shown",
+    ),
     Row("not at all", (ended(),), COUNTED),
     Row(
         "not at all",
