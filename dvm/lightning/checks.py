@@ -20,6 +20,11 @@ def hash_of(value: object) -> str | None:
     return value if isinstance(value, str) and _HEX32(value) else None
 
 
+def text_of(value: object) -> str:
+    """A text, empty where it is none. Not `str`: of what nests a thousand deep there is no text."""
+    return value if isinstance(value, str) else ""
+
+
 def readable(bolt11: object, code: WalletErrorCode = "failed") -> Bolt11:
     """The invoice decoded. Raises WalletError with that code."""
     try:

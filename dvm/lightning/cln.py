@@ -14,7 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 from dvm.lightning.base import Capabilities, Invoice, InvoiceState, Payment, WalletError, WalletInfo
-from dvm.lightning.checks import cut, hash_of
+from dvm.lightning.checks import cut, hash_of, text_of
 from dvm.lightning.cln_pay import ClnPayer
 from dvm.lightning.cln_rpc import WAIT_TIMED_OUT, Rpc, RpcError, checked_rune, index_of, msat_of
 from dvm.lightning.cln_sweep import Sweep
@@ -147,7 +147,7 @@ class ClnWallet(ServerWallet):
         """The place that was kept for this very node, or else where its payments are now."""
         told = await self._rpc.call("getinfo")
         self._network = self._network or _network(told)
-        place = Place(self._data, self.name, str(told.get("id")))
+        place = Place(self._data, self.name, text_of(told.get("id")))
         last = (await place.load()).get("pay")
         if last is None:
             last = await self._last_paid()

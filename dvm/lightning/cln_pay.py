@@ -13,6 +13,7 @@ from typing import Any
 
 from dvm.lightning.base import InvoiceState, Payment, WalletError
 from dvm.lightning.bolt11 import Bolt11
+from dvm.lightning.checks import text_of
 from dvm.lightning.cln_rpc import Rpc, RpcError, msat_of, time_of
 from dvm.lightning.nip47 import opens
 from dvm.lightning.payer import Listed, Payer
@@ -98,7 +99,7 @@ class ClnPayer(Payer[ListedPays]):
         if not ours:
             return ListedPays(Payment(InvoiceState.UNKNOWN, known=False))
         began = max(time_of(each.get("created_at")) or 0 for each in ours)
-        states = {str(each.get("status")): each for each in ours}
+        states = {text_of(each.get("status")): each for each in ours}
         if (complete := states.get("complete")) is not None:
             preimage = complete.get("preimage")
             sent, delivered = msat_of(complete.get("amount_sent_msat")), msat_of(complete.get("amount_msat"))

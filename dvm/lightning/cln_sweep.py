@@ -14,7 +14,7 @@ from typing import Any
 
 from dvm.lightning.base import UNKNOWN, InvoiceState, Lookup, WalletError
 from dvm.lightning.bolt11 import InvalidInvoice, decode
-from dvm.lightning.checks import hash_of
+from dvm.lightning.checks import hash_of, text_of
 from dvm.lightning.cln_rpc import Rpc, index_of, msat_of, time_of
 
 log = logging.getLogger(__name__)
@@ -199,7 +199,7 @@ def _before(entries: list[dict[str, Any]], moment: int) -> bool:
     """Whether the page begins before that moment."""
     for entry in entries:
         try:
-            return decode(str(entry.get("bolt11"))).created_at < moment
+            return decode(text_of(entry.get("bolt11"))).created_at < moment
         except InvalidInvoice:  # a BOLT 12 one
             continue
     return False

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from dvm.lightning.base import UNKNOWN, InvoiceState, Lookup, Payment, WalletError
-from dvm.lightning.checks import hash_of
+from dvm.lightning.checks import hash_of, text_of
 from dvm.lightning.lnbits_rows import InvalidRow, Row
 from dvm.lightning.rest import Refused, Rest
 
@@ -190,7 +190,7 @@ class Sweep:
         except InvalidRow as error:
             log.warning("wallet: its answer about a payment is not to be trusted: %s", error)
         except Refused as error:
-            if error.status == 404 and "payment" in str(error.body.get("detail", "")).lower():
+            if error.status == 404 and "payment" in text_of(error.body.get("detail")).lower():
                 return False
             log.debug("wallet: a payment cannot be looked up: %s", error)
         except WalletError as error:

@@ -15,6 +15,7 @@ from typing import Any
 
 from dvm.lightning.base import UNKNOWN, InvoiceState, Lookup, WalletError
 from dvm.lightning.bolt11 import MAX_MSAT
+from dvm.lightning.checks import text_of
 from dvm.lightning.lnd_client import LndClient, hex32, is_unknown_thing, number
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class LndInvoice:
         """From LND's JSON. Raises WalletError `untrustworthy`."""
         if not isinstance(raw, dict):
             raise WalletError("untrustworthy", "lnd's invoice is none")
-        state = _STATES.get(str(raw.get("state")))
+        state = _STATES.get(text_of(raw.get("state")))
         if state is None:
             raise WalletError("untrustworthy", "lnd's invoice is in a state that there is not")
         created_at = number(raw, "creation_date", 1 << 40)

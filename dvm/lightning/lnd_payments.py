@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from dvm.lightning.base import InvoiceState, Payment, WalletError
 from dvm.lightning.bolt11 import MAX_MSAT
-from dvm.lightning.checks import hash_of, payable
+from dvm.lightning.checks import hash_of, payable, text_of
 from dvm.lightning.lnd_client import LndClient, for_path, is_unknown_thing, number
 from dvm.lightning.nip47 import opens
 from dvm.lightning.rest import NotSent, Refused
@@ -45,15 +45,15 @@ class _Attempt:
     @classmethod
     def parse(cls, raw: dict[str, object], payment_hash: str) -> _Attempt:
         """Raises WalletError `untrustworthy`: also for a success without proof, which is neither a failure."""
-        state = _STATES.get(str(raw.get("status")))
+        state = _STATES.get(text_of(raw.get("status")))
         if state is None or raw.get("payment_hash") != payment_hash:
             raise WalletError("untrustworthy", "lnd's payment is none, or another")
         fee, preimage = 0, None
         if state is InvoiceState.SETTLED:
-            fee, preimage = number(raw, "fee_msat", MAX_MSAT), str(raw.get("payment_preimage"))
+            fee, preimage = number(raw, "fee_msat", MAX_MSAT), text_of(raw.get("payment_preimage"))
             if not opens(preimage, payment_hash):
                 raise WalletError("untrustworthy", "lnd's preimage is not the invoice's")
-        return cls(Payment(state, fee, preimage), number(raw, "payment_index"), str(raw.get("failure_reason")))
+        return cls(Payment(state, fee, preimage), number(raw, "payment_index"), text_of(raw.get("failure_reason")))
 
 
 class Payments:

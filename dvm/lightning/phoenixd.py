@@ -18,7 +18,7 @@ import httpx
 
 from dvm.lightning.base import Capabilities, Invoice, InvoiceState, Payment, WalletError, WalletInfo
 from dvm.lightning.bolt11 import MAX_MSAT
-from dvm.lightning.checks import hash_of
+from dvm.lightning.checks import hash_of, text_of
 from dvm.lightning.making import Asked
 from dvm.lightning.phoenixd_pay import PhoenixdPayer
 from dvm.lightning.phoenixd_push import Push
@@ -142,7 +142,7 @@ class PhoenixdWallet(ServerWallet):
     async def _begin(self) -> Place:
         told = await self._object("/getinfo")
         self._network = self._network or _network(told)
-        place = Place(self._data, self.name, str(told.get("nodeId")))
+        place = Place(self._data, self.name, text_of(told.get("nodeId")))
         mark = (await place.load()).get("received")
         if mark is not None:
             self._received.resume(mark)

@@ -15,6 +15,7 @@ from typing import Any
 
 from dvm.lightning.base import InvoiceState, Payment, WalletError
 from dvm.lightning.bolt11 import MAX_MSAT, Bolt11
+from dvm.lightning.checks import text_of
 from dvm.lightning.nip47 import opens
 from dvm.lightning.payer import Listed, Payer
 from dvm.lightning.rest import NotSent, Refused, Rest, clean
@@ -114,7 +115,7 @@ class PhoenixdPayer(Payer[ListedPayment]):
             raise
         if not isinstance(entry, dict) or entry.get("paymentHash") != payment_hash:
             raise WalletError("untrustworthy", "outgoingbyhash: an answer about something else")
-        id_, fee = str(entry.get("paymentId")), entry.get("fees")
+        id_, fee = text_of(entry.get("paymentId")), entry.get("fees")
         if entry.get("isPaid") is True:
             fee = fee if type(fee) is int and 0 <= fee <= MAX_MSAT else 0
             preimage = entry.get("preimage")

@@ -15,7 +15,7 @@ from typing import Any
 
 from dvm.lightning.base import UNKNOWN, InvoiceState, Lookup, WalletError
 from dvm.lightning.bolt11 import MAX_MSAT, InvalidInvoice, decode
-from dvm.lightning.checks import hash_of
+from dvm.lightning.checks import hash_of, text_of
 from dvm.lightning.rest import Rest
 
 log = logging.getLogger(__name__)
@@ -167,7 +167,7 @@ def _paid(entry: Mapping[str, Any]) -> int | None:
         return None
     if type(asked) is not int and entry.get("invoice") is not None:  # an older version
         try:
-            asked = (decode(str(entry["invoice"])).msat or 0) // 1000
+            asked = (decode(text_of(entry["invoice"])).msat or 0) // 1000
         except InvalidInvoice:
             return None
     msat = max(received * 1000 + fees, asked * 1000 if type(asked) is int else 0)

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
+import orjson
+
 from dvm.lightning.base import Wallet
 from dvm.lightning.bolt11 import decode
 from tests.lightning.contract import Bench
@@ -17,6 +19,11 @@ W = TypeVar("W", bound=Wallet)
 
 BROKEN: tuple[Fault, ...] = ("hang", "cut", "500", "502", "html", "text")
 LOST: tuple[Fault, ...] = ("done-hang", "done-cut", "done-500", "done-html")
+
+
+def nested(depth: int = 1_000) -> object:
+    """What a parser takes, and no function that calls itself: a list in a list in a list."""
+    return orjson.loads(b"[" * depth + b"]" * depth)
 
 
 class Node(Protocol):

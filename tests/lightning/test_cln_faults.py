@@ -13,7 +13,7 @@ from dvm.lightning import cln_pay, cln_sweep
 from dvm.lightning.base import WalletError
 from dvm.lightning.bolt11 import decode
 from tests.lightning.contract import FAILED, PENDING, SETTLED, UNKNOWN
-from tests.lightning.serving import BROKEN, LOST, hashes, made, patience, told
+from tests.lightning.serving import BROKEN, LOST, hashes, made, nested, patience, told
 from tests.lightning.test_cln import QUICK, running
 from tests.standins.cln import FULL, ClnNode
 from tests.standins.loopback import Fault
@@ -346,6 +346,16 @@ async def test_a_listed_payment_that_cannot_be_read_is_no_failure(tmp_path: Path
         node.pays[0] |= nonsense
         found = await wallet.payment(decode(bolt11).payment_hash)
         assert (found.state is not FAILED, found.fee_msat, found.preimage) == (True, 0, None)
+
+
+async def test_what_nests_a_thousand_deep_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(tmp_path) as (wallet, _, _):
+
+        async def answer(command: str, params: dict[str, str], **_: object) -> object:
+            return {"pays": [{**params, "status": nested(), "created_at": nested()}]}
+
+        monkeypatch.setattr(wallet._rpc, "call", answer)
+        assert (await wallet.payment("ab" * 32)).state is PENDING
 
 
 async def test_two_who_pay_the_same_invoice_at_once_pay_it_once(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from dvm.lightning.base import WalletError
 from dvm.lightning.bolt11 import decode
 from dvm.lightning.phoenixd import PhoenixdWallet
 from tests.lightning.contract import FAILED, PENDING, SETTLED, UNKNOWN
-from tests.lightning.serving import BROKEN, LOST, hashes, made, patience, told
+from tests.lightning.serving import BROKEN, LOST, hashes, made, nested, patience, told
 from tests.lightning.test_phoenixd import ENOUGH, QUICK, running
 from tests.standins.loopback import Fault
 from tests.standins.phoenixd import FULL, Phoenixd
@@ -316,6 +316,20 @@ async def test_a_request_that_may_be_lost_is_unknown_until_phoenixd_tells(
         assert (await wallet.payment(payment_hash)).state is UNKNOWN
         server.faults.clear()
         assert (await wallet.pay(bolt11, fee_limit_msat=ENOUGH)).state is SETTLED
+
+
+@pytest.mark.parametrize("field", ["paymentId", "isPaid", "completedAt", "fees", "preimage"])
+async def test_what_nests_a_thousand_deep_is_no_failure(
+    tmp_path: Path, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as (wallet, _, _):
+        listed = {"paymentHash": "ab" * 32, "paymentId": "1", "isPaid": True, "fees": 7, field: nested()}
+
+        async def get(path: str) -> object:
+            return listed
+
+        monkeypatch.setattr(wallet._rest, "get", get)
+        assert (await wallet.payment("ab" * 32)).state in (SETTLED, PENDING)
 
 
 @pytest.mark.parametrize("sats", [(1 << 63) // 1000 + 1, -1, 2.5, None, "7"])
