@@ -17,7 +17,7 @@ from coincurve import PrivateKey
 
 from dvm.lightning.bolt11 import decode, encode
 from dvm.nostr.randomness import random_bytes
-from tests.standins.loopback import Loopback, Receive, Scope, Send
+from tests.standins.loopback import Loopback, Receive, Scope, Send, body_of
 from tests.standins.payees import invoice_of_another
 
 FULL = "b25seSBmb3IgdGVzdHM6IGV2ZXJ5dGhpbmc9PQ=="
@@ -269,12 +269,8 @@ class ClnNode:
         """clnrest: an ASGI application."""
         if scope["type"] != "http":
             return
-        body, more = b"", True
-        while more:
-            part = await receive()
-            if part["type"] == "http.disconnect":  # cut before all of it had come
-                return
-            body, more = body + part.get("body", b""), part.get("more_body", False)
+        if (body := await body_of(receive)) is None:
+            return
         rune = dict(scope["headers"]).get(b"rune", b"").decode() or None
         self.runes.append(rune)
         name = scope["path"].removeprefix("/v1/")

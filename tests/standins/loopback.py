@@ -120,6 +120,17 @@ class Loopback:
             raise
 
 
+async def body_of(receive: Receive) -> bytes | None:
+    """A request's body; None where the connection was cut before all of it had come."""
+    body, more = b"", True
+    while more:
+        part = await receive()
+        if part["type"] == "http.disconnect":
+            return None
+        body, more = body + part.get("body", b""), part.get("more_body", False)
+    return body
+
+
 def own_certificate(directory: Path) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1 that nobody has signed but itself, and its key: two PEM files."""
     key = ec.generate_private_key(ec.SECP256R1())

@@ -20,7 +20,7 @@ from coincurve import PrivateKey
 
 from dvm.lightning.bolt11 import InvalidInvoice, decode, encode
 from dvm.nostr.randomness import random_bytes
-from tests.standins.loopback import Loopback, Receive, Scope, Send
+from tests.standins.loopback import Loopback, Receive, Scope, Send, body_of
 from tests.standins.payees import invoice_of_another
 
 FULL = "0123456789abcdef-full"
@@ -242,12 +242,8 @@ class Phoenixd:
         if scope["type"] == "websocket":
             await self._push(password, receive, send)
             return
-        body, more = b"", True
-        while more:
-            part = await receive()
-            if part["type"] == "http.disconnect":  # cut before all of it had come
-                return
-            body, more = body + part.get("body", b""), part.get("more_body", False)
+        if (body := await body_of(receive)) is None:
+            return
         asked = parse_qs((body or scope["query_string"]).decode(), keep_blank_values=True)
         try:
             answer = await self.answer(
