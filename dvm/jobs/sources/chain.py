@@ -87,9 +87,10 @@ class Chain:
         return await self._wait(lambda hear: self._hearing.event(event_id, hear), look, lambda event: event, until)
 
     async def _own(self, event_id: str) -> Event | None:
-        """A request that we were asked, or a result of ours."""
+        """A request that we were asked, or a result of ours. Of what was refused only the id is kept: another may
+        have taken it, and the relays have it."""
         if (job := await self._store.job(event_id)) is not None:
-            return Event.from_json(job.request)
+            return Event.from_json(job.request) if job.request else None
         if (job_id := await self._store.job_of_event(event_id)) is not None:
             for answer in await self._store.answers(job_id):
                 if answer.id == event_id and answer.role == "result":
