@@ -209,6 +209,9 @@ class Runner:
             return None
         try:
             run = await self._run_of(job)
+            if job_id in self._deleted:  # while it was gathered: no model is asked
+                await self._endings.give_up(job, "cancelled", "", to=JobState.CANCELLED)
+                return None
         except InvalidRequest as error:
             return await self._not_gathered(job, error)
         except RefusedError as error:

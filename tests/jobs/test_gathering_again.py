@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -94,6 +95,28 @@ async def test_who_cancels_meanwhile_has_the_money_back_at_once(
     receipt = await buyer.receipt(job)
     assert (receipt.cost, receipt.after) == (0, receipt.paid)
     assert await shop.state(job) is JobState.CANCELLED
+
+
+async def test_who_cancels_while_it_is_fetched_once_more_has_the_money_back_and_no_model_begins(
+    shop: Workshop, buyer: Customer, web: StrangersServer
+) -> None:
+    job = await quoted_before_a_restart(shop, buyer, web)
+    goes_on = asyncio.Event()
+
+    async def slow(_request: Request) -> Response:
+        await goes_on.wait()
+        return TEXT
+
+    web.pages["/page"] = slow
+    await shop.pay(buyer, job)
+    await until(lambda: len(web.asked) == 1)
+    await buyer.cancel(job)
+    await until(lambda: job in shop.engine.runner._deleted)
+    goes_on.set()
+    receipt = await buyer.receipt(job)
+    assert (receipt.cost, receipt.after) == (0, receipt.paid)
+    assert await shop.state(job) is JobState.CANCELLED
+    assert shop.model.prompts == []
 
 
 async def test_the_attempts_outlive_a_restart(shop: Workshop, buyer: Customer, web: StrangersServer) -> None:
