@@ -113,7 +113,7 @@ async def test_of_mixed_jobs_each_class_is_served_and_its_cryptography_counted(t
     assert mixed["lost"]["jobs"] == 0
     for each in CLASSES:
         row, counts = rows[each.name], rows[each.name]["operations"]
-        assert row["jobs"] == max(1, SMALLEST["mixed-jobs"] // (4 if each.sdk else 1))
+        assert row["jobs"] == each.jobs(SMALLEST["mixed-jobs"])
         answers, uploads = 3 if each.invoice else 2, each.kind in (5100, 5250)
         assert row["answers"] >= answers  # more only where a busy machine made it say that it works
         assert counts["signed"] == answers + uploads
