@@ -18,8 +18,8 @@ import hashlib
 import re
 import time
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -27,6 +27,7 @@ from dvm.jobs.admission import RefusedError
 from dvm.jobs.kinds import Gathered, Kind, Part
 from dvm.jobs.sources import Chain, Conversations, Events, Urls
 from dvm.jobs.sources.conversation import Earlier, Session, continues, history_of, named_by, session_of
+from dvm.jobs.sources.turns import Turns
 from dvm.jobs.sources.urls import from_data, too_large, unavailable
 from dvm.ledger import ConflictError, GatheredInputs, Job, JobState, Store
 from dvm.models import Blob
@@ -37,8 +38,6 @@ from dvm.nostr.pool import RelayPool
 
 WAIT_SECONDS = 20 * 60  # from a job's receipt: so long a prior job may take (NIP-90 chaining)
 MAX_NAMED = 16  # inputs of one request that are not in it
-MAX_GATHERING = 8  # requests for which something is fetched at one time
-MAX_QUEUE = 200  # further ones that wait for their turn
 MAX_WAITING, MAX_WAITING_EACH = 256, 8  # requests that wait for prior jobs: in all, and of one customer
 EARLIER_SECONDS = 5.0  # for each thing that an earlier job of a conversation named
 KEPT_BYTES = 64_000_000  # of inputs between price and run, of all jobs
@@ -83,8 +82,7 @@ class Inputs:
         self._sources = sources
         self._kept: OrderedDict[str, tuple[int, Gathered]] = OrderedDict()  # least recently used first
         self._kept_bytes = 0
-        self._turns = asyncio.Semaphore(MAX_GATHERING)
-        self._queue = 0
+        self._turns = Turns()
         self._waiting: dict[str, asyncio.Task[Any]] = {}
         self._each: Counter[str] = Counter()
         self._abandoned: set[str] = set()
@@ -190,7 +188,7 @@ class Inputs:
         clock = asyncio.get_running_loop().time
         # Words alone wait behind nobody's slow pages.
         fetches = bool(named_by(turns)) or any(each.type != "text" for each in inputs)
-        async with self._turn(priced=gone is not None) if fetches else nullcontext():
+        async with self._turns.turn(request.customer, paid=gone is not None) if fetches else nullcontext():
             until = clock() + sources.seconds
             try:
                 async with asyncio.timeout_at(until):
@@ -238,17 +236,6 @@ class Inputs:
         if media and _LINK(text):
             return await self._urls.fetch(text, kind, left)
         return (from_data(text, kind) if media else None) or content
-
-    @asynccontextmanager
-    async def _turn(self, *, priced: bool) -> AsyncIterator[None]:
-        if self._queue >= MAX_QUEUE and not priced:
-            raise RefusedError("busy", "too many inputs are fetched at the moment: try again later")
-        self._queue += 1
-        try:
-            async with self._turns:
-                yield
-        finally:
-            self._queue -= 1
 
     # Conversations
 

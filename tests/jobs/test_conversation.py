@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dvm.jobs import KINDS
-from dvm.jobs import inputs as module
 from dvm.jobs.sources import conversation
 from dvm.jobs.sources.conversation import MAX_NAME, Session, session_of
+from dvm.jobs.sources.turns import MAX_GATHERING
 from dvm.ledger import JobState
 from dvm.models import ModelError, Turn
 from dvm.nip90 import Input, InvalidRequest, parse_request, request_draft
@@ -260,10 +261,11 @@ async def test_another_kind_is_not_continued_and_every_kind_may_be(shop: Worksho
 
 async def test_words_alone_wait_for_nobodys_slow_pages(shop: Workshop, buyer: Customer) -> None:
     await turn(shop, buyer, "one?", session="quick")
-    turns = shop.shop.inputs._turns
-    for _ in range(module.MAX_GATHERING):
-        await turns.acquire()
-    await turn(shop, buyer, "two?", session="quick")
+    async with AsyncExitStack() as stack:
+        for n in range(MAX_GATHERING):
+            for paid in (False, True):
+                await stack.enter_async_context(shop.shop.inputs._turns.turn(f"customer {n}", paid=paid))
+        await turn(shop, buyer, "two?", session="quick")
     assert len(shop.model.prompts[1].turns) == 3
 
 
