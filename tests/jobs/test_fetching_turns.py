@@ -37,6 +37,7 @@ async def test_pages_that_strangers_let_us_wait_for_keep_no_paid_job_from_its_ru
         await until(lambda: web.asked.count("/slow") == MAX_GATHERING)
         await shop.pay(buyer, job)
         await buyer.result(job)
+        assert shop.shop.inputs._turns._queue == MAX_GATHERING
         goes_on.set()
 
 
