@@ -135,7 +135,11 @@ async def _payout(to: str, amount: int | None, config: Config, secrets: Secrets)
         finally:
             await lnurl.close()
     else:
-        bolt11 = to.strip().removeprefix("lightning:").lower()
+        bolt11 = to.strip().lower().removeprefix("lightning:")
+        if not bolt11.startswith("ln"):
+            raise typer.BadParameter(
+                "an invoice (lnbc…) or a Lightning address (name@domain) expected", param_hint="--to"
+            )
     said = payable(bolt11, now=now, amount_msat=None if amount is None else amount * MSAT)
     msat = said.msat or 0
     fee = fee_limit(msat, fee_msat=settings.fee_msat, fee_ppm=settings.fee_ppm)

@@ -139,9 +139,13 @@ async def test_an_invoice_is_paid_once(shop: Till) -> None:
     assert shop.node.balance("payee") == 10_000
 
 
-@pytest.mark.parametrize("text", ["nonsense", "lnbcrt1qqqq", ""])
-async def test_what_is_no_destination(shop: Till, text: str) -> None:
-    assert (await shop.run("withdraw", "--to", text)).code == 1
+@pytest.mark.parametrize(
+    ("text", "code", "why"),
+    [("nonsense", 2, "name@domain"), ("", 2, "name@domain"), ("lnbcrt1qqqq", 1, "invalid-invoice")],
+)
+async def test_what_is_no_destination(shop: Till, text: str, code: int, why: str) -> None:
+    ran = await shop.run("withdraw", "--to", text)
+    assert (ran.code, why in ran.err) == (code, True)
 
 
 async def test_what_the_wallet_does_not_say_stays_reserved_and_the_daemon_finds_out(
