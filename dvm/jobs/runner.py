@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from dataclasses import replace
 
 from dvm.jobs.admission import ErrorCode, RefusedError
 from dvm.jobs.choosing import in_order
@@ -320,11 +321,13 @@ class Runner:
             extra={"job": job.id, "model": model, "attempt": job.attempts, "again": again, "error": str(error)},
         )
         if Effect.RELEASE in following.effects:
+            await self._endings.lost(run)
+            # Last: until the row says that it waits again, a deletion is told to this run.
             await self._shop.store.release(job.id, attempted=True, stamp=run.stamp)
             if run.stopping == "cancelled":  # meanwhile
-                await self._void(run, step(JobState.PAID, Deleted()), "cancelled", "")
+                released = replace(job, stamp=run.stamp)
+                await self._endings.give_up(released, "cancelled", "", to=step(JobState.PAID, Deleted()).state)
                 return None
-            await self._endings.lost(run)
             pause = error.retry_after or settings.retry_seconds * 2 ** (job.attempts - 1)
             return min(pause, MAX_PAUSE)
         await self._void(run, following, *_SAID.get(error.code, _UNAVAILABLE))

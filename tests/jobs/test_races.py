@@ -73,6 +73,23 @@ def stamps(buyer: Customer, job: str) -> list[int]:
     return [event.created_at for event in buyer.heard[job]]
 
 
+@pytest.mark.parametrize("storing", ["release", "unbilled"])
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_deletion_between_two_attempts_is_never_lost(
+    shop: Workshop, buyer: Customer, gates: list[Gates], storing: str, when: str
+) -> None:
+    shop.model.scripts = [["in the middle of", ModelError("broken_off", "gone")]]
+    job = await buyer.ask("a", params=[("max_tokens", "60")])
+    getattr(gates[-1], when)[storing] = lambda: delete(shop, buyer, job)
+    await shop.pay(buyer, job)
+    receipt = await buyer.receipt(job)
+    assert (receipt.cost, receipt.after) == (0, receipt.paid)
+    assert await shop.state(job) is JobState.CANCELLED
+    assert len(shop.model.prompts) == 1
+    assert sum(row.jobs for row in await shop.store.report(0)) == 1
+    assert stamps(buyer, job) == sorted(set(stamps(buyer, job)))
+
+
 async def test_a_deletion_that_meets_a_failing_attempt_ends_the_job(
     shop: Workshop, buyer: Customer, gates: list[Gates]
 ) -> None:
