@@ -48,7 +48,8 @@ def gathered(db: sqlite3.Connection, job_id: str, inputs: GatheredInputs) -> Non
 
 def digest(db: sqlite3.Connection, job_id: str) -> str | None:
     """That of what was gathered for a job that has not ended."""
-    return queries.recall(db, _key(job_id))
+    row = db.execute("SELECT value FROM facts WHERE key = ?", (_key(job_id),)).fetchone()
+    return row[0] if row else None
 
 
 def prior(db: sqlite3.Connection, job_id: str) -> Job | None:

@@ -151,11 +151,6 @@ def report(db: sqlite3.Connection, since: int) -> list[UsageRow]:
     return [replace(UsageRow(*row), billed=bool(row[-1])) for row in rows]
 
 
-def recall(db: sqlite3.Connection, key: str) -> str | None:
-    row = db.execute("SELECT value FROM facts WHERE key = ?", (key,)).fetchone()
-    return row[0] if row else None
-
-
 def job_of(row: tuple[object, ...]) -> Job:
     """The job in a row of JOB_COLUMNS."""
     fields = list(row)

@@ -319,18 +319,6 @@ class SqliteStore:
     async def report(self, since: int) -> list[UsageRow]:
         return await self._read(lambda db: queries.report(db, since))
 
-    async def recall(self, key: str) -> str | None:
-        return await self._read(lambda db: queries.recall(db, key))
-
-    async def remember(self, key: str, value: str) -> None:
-        def operation(db: sqlite3.Connection) -> None:
-            db.execute(
-                "INSERT INTO facts VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                (key, value),
-            )
-
-        await self._writer.submit(operation)
-
     async def _look(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Ask the writer, which alone sees what it has not committed yet."""
         return await self._writer.submit(query, early=True)

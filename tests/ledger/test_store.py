@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dvm.ledger import Balance, ConflictError, JobState, Metered, SqliteStore, StoreError, UsageRow, queries
+from dvm.ledger import Balance, ConflictError, Job, JobState, Metered, SqliteStore, StoreError, UsageRow, queries
 from dvm.ledger.sqlite import read
 from tests.ledger.books import (
     NOW,
@@ -218,15 +218,12 @@ async def test_a_payment_hash_belongs_to_one_job(store: SqliteStore) -> None:
 async def test_everything_is_there_after_reopening(tmp_path: Path) -> None:
     store = await SqliteStore.open(tmp_path)
     only = await running(store, 1, 10_000)
-    await store.remember("cursor", "1")
-    await store.remember("cursor", "2")
     await store.close()
     with pytest.raises(StoreError, match="closed"):
-        await store.remember("cursor", "3")
+        await store.open_job(job(2))
     again = await SqliteStore.open(tmp_path)
     assert [each.id for each in await again.jobs([JobState.RUNNING])] == [only.id]
-    assert await again.recall("cursor") == "2"
-    assert await again.recall("nothing") is None
+    assert await again.job(job(2).id) is None
     await again.close()
 
 
@@ -267,17 +264,17 @@ async def test_money_16_paid_late_too_little_or_after_cancelling_goes_to_the_bal
 
 
 async def test_what_a_reader_finds_in_several_statements_is_of_one_moment(store: SqliteStore, tmp_path: Path) -> None:
-    await store.remember("cursor", "before")
+    await store.open_job(job(1))
 
-    def ask(db: sqlite3.Connection) -> tuple[str | None, str | None]:
-        first = queries.recall(db, "cursor")
+    def ask(db: sqlite3.Connection) -> tuple[Job | None, Job | None]:
+        first = queries.find_job(db, job(1).id)
         other = database(tmp_path)
-        other.execute("UPDATE facts SET value = 'after'")
+        other.execute("UPDATE jobs SET reason = 'after'")
         other.close()
-        return first, queries.recall(db, "cursor")
+        return first, queries.find_job(db, job(1).id)
 
-    assert read(tmp_path, ask) == ("before", "before")
-    assert await store.recall("cursor") == "after"
+    assert read(tmp_path, ask) == (job(1), job(1))
+    assert await store.job(job(1).id) == replace(job(1), reason="after")
 
 
 def test_payment_helper_is_one_hash_a_job() -> None:
