@@ -25,17 +25,17 @@ class Payer(Protocol):
 class Options:
     """How patient a customer is; times in seconds, amounts in msat.
 
-    `quote`: for a first sign of life. `window`: for cheaper offers, after the first. `by_hand`: for
-    somebody to pay the invoice. `silence`: for a word from who answers a broadcast without being paid.
-    `receipt`: for the receipt, after the result. `money`: for a withdrawal to be paid, or a payment to be
-    credited. `inputs`, `prior`: more than `quote`, for what the request names by an address or an id to be fetched,
-    and for the result of another job (NIP-90 says 20 minutes). `notice`: without any news, before it is said what is
-    waited for. Routing fees are limited to the larger of `fee_msat` and
-    one part in `fee_part` of the price.
+    `quote`: for a first sign of life, longer than a shop waits for a wallet that hangs. `window`: for cheaper
+    offers, after the first. `by_hand`: for somebody to pay the invoice. `silence`: for a word from who answers a
+    broadcast without being paid. `receipt`: for the receipt, after the result. `money`: for a withdrawal to be paid,
+    or a payment to be credited. `inputs`, `prior`: more than `quote`, for what the request names by an address or an
+    id to be fetched, and for the result of another job (NIP-90 says 20 minutes). `notice`: without any news, before
+    it is said what is waited for. Routing fees are limited to the larger of `fee_msat` and one part in `fee_part` of
+    the price.
     """
 
     publish: float = 10.0
-    quote: float = 30.0
+    quote: float = 45.0
     window: float = 2.0
     by_hand: float = 900.0
     silence: float = 60.0
