@@ -10,15 +10,17 @@ from dvm.jobs.balances.accounts import Accounts
 from dvm.jobs.balances.payouts import Payouts
 from dvm.jobs.cancelling import Deletions
 from dvm.jobs.endings import Endings
-from dvm.jobs.intake import MAX_DELETIONS, Intake
+from dvm.jobs.intake import Intake
 from dvm.jobs.outbox import Outbox
 from dvm.jobs.payments.promises import Promises
 from dvm.jobs.payments.settlements import Settlements
 from dvm.jobs.payments.zap_receipts import HORIZON_SECONDS, ZapReceipts
 from dvm.jobs.payments.zaps import Zaps
+from dvm.jobs.quotes import OpenQuotes
 from dvm.jobs.runner import Runner
 from dvm.jobs.shop import Shop
 from dvm.jobs.transitions import Effect, Restarted, step
+from dvm.jobs.unpaid import MAX_DELETIONS, Unpaid
 from dvm.jobs.watching.spending import Spending
 from dvm.jobs.watching.watchdog import Watchdog
 from dvm.jobs.watching.wrong_answers import WrongAnswers
@@ -47,7 +49,9 @@ class Engine:
         wrong = WrongAnswers(shop)
         self.runner = Runner(shop, self.outbox, endings, self.promises, wrong)
         self.settlements.promises, self.promises.runs = self.promises, self.runner
-        self.intake = Intake(shop, self.outbox, self.settlements, self.runner.start, wrong)
+        self.quotes = OpenQuotes(shop.now)
+        self.intake = Intake(shop, self.outbox, self.settlements, self.quotes, self.runner.start, wrong)
+        self.unpaid = Unpaid(shop, self.outbox, self.quotes)
         self.payouts = Payouts(shop, self.outbox)
         self.accounts = Accounts(shop, self.outbox, self.payouts, shop.lnurl)
         self.watchdog = Watchdog(shop, self.outbox, self.payouts)
@@ -146,18 +150,18 @@ class Engine:
         await self.outbox.close()
 
     def _paid(self, job_id: str, customer: str) -> None:
-        self.intake.quote_closed(customer)
+        self.quotes.closed(customer)
         self.runner.start(job_id)
 
     def _expired(self, customer: str) -> None:
-        self.intake.quote_closed(customer)
+        self.quotes.closed(customer)
 
     async def _recover(self) -> None:
         """Continue from the rows: nothing that was begun is forgotten (money.md, cases 19 and 26)."""
         # Open quotes are counted, not read: what strangers ask for nothing must not fill the memory.
         for customer, quotes in (await self._shop.store.quoted()).items():
             for _ in range(quotes):
-                self.intake.quote_opened(customer)
+                self.quotes.opened(customer)
         for job in await self._shop.store.jobs((JobState.RECEIVED, JobState.PAID, JobState.RUNNING)):
             if Effect.PREPARE in step(job.state, Restarted()).effects:
                 self._spawn(self.intake.resume, job)
@@ -175,7 +179,7 @@ class Engine:
         self._spawn(self._delete, event)
 
     async def _delete(self, event: Event) -> None:
-        await self.intake.deletion(event)
+        await self.unpaid.delete(event)
         for job_id in parse_deletion(event)[:MAX_DELETIONS]:
             await self._shop.inputs.abandon(job_id)
             await self.runner.cancel(job_id, event.pubkey)

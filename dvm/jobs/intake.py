@@ -7,7 +7,6 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable
-from heapq import heappop, heappush
 
 from dvm.jobs.admission import Refusal, RefusedError, first_refusal
 from dvm.jobs.choosing import choices, in_order
@@ -15,8 +14,9 @@ from dvm.jobs.kinds import Ask, Service
 from dvm.jobs.outbox import Outbox
 from dvm.jobs.payments.invoicing import Invoicing
 from dvm.jobs.payments.settlements import Settlements
+from dvm.jobs.quotes import OpenQuotes
 from dvm.jobs.shop import Shop, publication
-from dvm.jobs.transitions import AskedAgain, Covered, Deleted, Effect, Priced, Refused, step
+from dvm.jobs.transitions import AskedAgain, Covered, Effect, Priced, Refused, step
 from dvm.jobs.watching.clockwatch import ClockWatch
 from dvm.jobs.watching.trouble import ModelTrouble
 from dvm.jobs.watching.wrong_answers import WrongAnswers
@@ -28,7 +28,6 @@ from dvm.nip90 import (
     is_for,
     named,
     next_second,
-    parse_deletion,
     untimely,
 )
 from dvm.nostr.encryption import EncryptError
@@ -42,7 +41,6 @@ LEAST_OUTPUT = 64  # tokens: an answer that a bid cuts shorter than this is no u
 REPEAT_SECONDS = 60  # between two repetitions of one job's answers
 # After a start the relays send what they have stored; a request that we have answered is then no new wish.
 ECHO_SECONDS = 30
-MAX_DELETIONS = 20  # of one kind 5 event
 _REST = "what is not used stays on your balance"
 
 
@@ -51,13 +49,14 @@ class _NotByThis(RefusedError):
 
 
 class Intake:
-    """Takes requests and deletions in; `run` is called with the id of a job whose hold is open."""
+    """Takes requests in; `run` is called with the id of a job whose hold is open."""
 
     def __init__(
         self,
         shop: Shop,
         outbox: Outbox,
         settlements: Settlements,
+        quotes: OpenQuotes,
         run: Callable[[str], None],
         wrong: WrongAnswers,
     ) -> None:
@@ -65,10 +64,8 @@ class Intake:
         self._wrong = wrong
         self._outbox = outbox
         self._settlements = settlements
+        self._quotes = quotes
         self._run = run
-        self._open: Counter[str] = Counter()  # quotes that are unpaid, and those that are being made
-        self._open_total = 0
-        self._deleted: list[int] = []  # a heap: until when the invoices of deleted quotes can be paid
         self._refusals: Counter[str] = Counter()
         self._refusals_since = 0
         self._started = shop.now()
@@ -87,29 +84,6 @@ class Intake:
             for name in shop.models
         }
 
-    # The book of open quotes, for the admission policies
-
-    def open_quotes(self, customer: str) -> int:
-        return self._open[customer]
-
-    def open_quotes_total(self) -> int:
-        return self._open_total
-
-    def deleted_quotes(self) -> int:
-        while self._deleted and self._deleted[0] <= self._shop.now():
-            heappop(self._deleted)
-        return len(self._deleted)
-
-    def quote_opened(self, customer: str) -> None:
-        self._open_total += 1
-        self._open[customer] += 1
-
-    def quote_closed(self, customer: str) -> None:
-        self._open_total -= 1
-        self._open[customer] -= 1
-        if self._open[customer] <= 0:
-            del self._open[customer]
-
     # What comes in
 
     async def request(self, event: Event, relay: str) -> None:
@@ -127,13 +101,13 @@ class Intake:
         if event.created_at <= self._started and await shop.store.job(event.id) is not None:
             await self._known(event)
             return
-        refusal = first_refusal(shop.policies, event, self)
+        refusal = first_refusal(shop.policies, event, self._quotes)
         # The balance is asked for only where it can overrule: a flood of strangers must not cost a query each.
         if refusal and not (refusal.prepaid and (await shop.store.balance(event.pubkey)).available):
             self._say_no(event, refusal, relay)
             return
         # Counted from here on: of a thousand requests at once, not each is the customer's first.
-        self.quote_opened(event.pubkey)
+        self._quotes.opened(event.pubkey)
         quoted = False
         try:
             opened = await shop.store.open_job(
@@ -145,17 +119,17 @@ class Intake:
                 await self._known(event)
         finally:
             if not quoted:
-                self.quote_closed(event.pubkey)
+                self._quotes.closed(event.pubkey)
 
     async def prepare(self, event: Event, relay: str, available: int) -> None:
         """Price a received job and ask for its money, take it from the balance, or refuse."""
-        self.quote_opened(event.pubkey)
+        self._quotes.opened(event.pubkey)
         quoted = False
         try:
             quoted = await self._prepare(event, relay, available)
         finally:
             if not quoted:
-                self.quote_closed(event.pubkey)
+                self._quotes.closed(event.pubkey)
 
     async def resume(self, job: Job) -> None:
         """Go on with a job that was received, and no more."""
@@ -226,46 +200,6 @@ class Intake:
         quoted = job.state is JobState.QUOTED  # its quote counts; later it would only confuse
         self._outbox.repeat([each for each in answers if quoted or each.role != "quote"])
         log.info("asked again: the stored answers are published again", extra={"job": job_id})
-
-    async def deletion(self, event: Event) -> None:
-        """A verified kind 5. Only the author of a job cancels it (NIP-09)."""
-        shop = self._shop
-        for job_id in parse_deletion(event)[:MAX_DELETIONS]:
-            job = await shop.store.job(job_id)
-            if job is None and first_refusal(shop.policies, event, self) is None:
-                await shop.store.cancel_before(job_id, event.pubkey, shop.now())
-                job = await shop.store.job(job_id)  # it may have come at this very moment
-            while job is not None and job.customer == event.pubkey and not await self._cancel_unpaid(job):
-                job = await shop.store.job(job_id)
-
-    async def _cancel_unpaid(self, job: Job) -> bool:
-        """False: it was quoted or paid at this very moment, and has to be looked at again."""
-        following = step(job.state, Deleted())
-        if Effect.CLOSE not in following.effects:
-            return True
-        stamp = next_second(self._shop.now(), job.stamp)
-        request = self._shop.request_of(job)
-        error = self._shop.answers(request).error("cancelled", "", stamp)
-        said = publication(error, "error", request.relays)
-        try:
-            await self._shop.store.close_unpaid(
-                job.id,
-                to=following.state,
-                reason="cancelled",
-                publications=(said,),
-                at=self._shop.now(),
-                stamp=stamp,
-                states=(job.state,),
-            )
-        except ConflictError:
-            return False
-        self._outbox.send((said,))
-        if job.state is JobState.QUOTED:
-            self.quote_closed(job.customer)
-            self.deleted_quotes()
-            heappush(self._deleted, job.expires_at or 0)
-        log.info("cancelled before it was paid", extra={"job": job.id})
-        return True
 
     # Terms
 

@@ -58,7 +58,7 @@ async def test_a_thousand_requests_of_one_customer_open_no_more_quotes_than_allo
         await asyncio.gather(*(flood.send(request) for request in signed))
         honest = await settled(shop, other)
         assert await count(shop) == 21
-        assert shop.engine.intake.open_quotes(flood.keys.pubkey) == 20
+        assert shop.engine.quotes.open_quotes(flood.keys.pubkey) == 20
         refused = [job for job in (request.id for request in signed) if "too-many-quotes" in str(flood.said(job))]
         assert len(refused) <= shop.settings.refusals_per_minute  # a flood of requests is no flood of events
         await shop.pay(other, honest)
@@ -76,11 +76,11 @@ async def test_a_thousand_customers_open_no_more_quotes_than_allowed_in_all(rela
         strangers = [Keys.generate() for _ in range(1000)]
         requests = [request_draft(KIND, ["a"], keys=keys).sign(keys, int(time.time())) for keys in strangers]
         await asyncio.gather(*(sender.send(request) for request in requests))
-        await until(lambda: shop.engine.intake.open_quotes_total() == 100)
+        await until(lambda: shop.engine.quotes.open_quotes_total() == 100)
         quoted = (await shop.store.jobs([JobState.QUOTED]))[0]
         payment = next(each for each in await shop.store.watched(0) if each.job == quoted.id)
         shop.node.pay(payment.bolt11)
-        await until(lambda: shop.engine.intake.open_quotes_total() == 99)
+        await until(lambda: shop.engine.quotes.open_quotes_total() == 99)
         assert await count(shop) == 100
         await shop.balanced()
 

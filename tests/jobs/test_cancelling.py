@@ -140,13 +140,13 @@ async def test_what_is_delivered_stays_delivered_and_billed(shop: Workshop, buye
 
 async def test_a_deletion_by_anybody_else_does_nothing(shop: Workshop, buyer: Customer) -> None:
     heard: list[str] = []
-    take, shop.engine.intake.deletion = shop.engine.intake.deletion, None  # type: ignore[assignment]
+    take, shop.engine.unpaid.delete = shop.engine.unpaid.delete, None  # type: ignore[assignment]
 
     async def deletion_heard(event: Event) -> None:
         heard.append(event.pubkey)
         await take(event)
 
-    shop.engine.intake.deletion = deletion_heard  # type: ignore[method-assign]
+    shop.engine.unpaid.delete = deletion_heard  # type: ignore[method-assign]
     shop.model.script = ["so ", asyncio.Event()]
     quoted, running = await buyer.ask("one"), await buyer.ask("another")
     await shop.pay(buyer, running)

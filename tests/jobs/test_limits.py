@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from throttled.store import MemoryStore
 
 from dvm.jobs.admission import first_refusal, jobs_per_minute_total, open_quotes, open_quotes_total, standard_policies
 from dvm.jobs.shop import ZapSettings
-from dvm.ledger import JobState
+from dvm.ledger import Job, JobState
 from dvm.nip90 import request_draft
 from dvm.nostr.event import Event
 from dvm.nostr.keys import Keys
@@ -112,4 +113,27 @@ async def test_a_quote_may_have_no_invoice_and_ends_with_its_time(relay: str, tm
         shop.later = shop.settings.quote_seconds + 1
         await shop.engine.settlements.reconcile()
         assert await shop.state(job) is JobState.EXPIRED
-        assert shop.engine.intake.open_quotes_total() == 0
+        assert shop.engine.quotes.open_quotes_total() == 0
+
+
+async def test_a_deletion_takes_no_more_places_than_a_request_whatever_it_names(
+    relay: str, tmp_path: Path, buyer: Customer
+) -> None:
+    async with workshop(relay, data=tmp_path, policies=[jobs_per_minute_total(2)]) as shop, customer(relay) as stranger:
+        unknown = [f"{n:064x}" for n in range(20)]
+        tags = [["k", str(KIND)], *(["e", each] for each in unknown)]
+        await shop.engine.unpaid.delete(stranger.keys.sign(5, tags, "", int(time.time())))
+        await buyer.quote(await buyer.ask("is there a place?", providers=[shop.keys.pubkey]))
+        known = [await shop.store.open_job(new(each, stranger)) for each in unknown]
+        assert {each.known for each in known} == {JobState.CANCELLED}
+
+
+async def test_what_cannot_be_read_is_deleted_without_a_word(shop: Workshop, buyer: Customer) -> None:
+    await shop.store.open_job(new("a" * 64, buyer, buyer.keys.sign(5050, [["i", "x", "nonsense"]], "", 0)))
+    await shop.engine.unpaid.delete(buyer.keys.sign(5, [["e", "a" * 64]], "", int(time.time())))
+    assert await shop.state("a" * 64) is JobState.CANCELLED
+    assert await shop.store.answers("a" * 64) == []
+
+
+def new(job_id: str, of: Customer, request: Event | None = None) -> Job:
+    return Job(job_id, of.keys.pubkey, KIND, JobState.RECEIVED, request.to_json() if request else "", 0, 0)

@@ -81,7 +81,7 @@ async def test_a_wallet_that_is_away_is_told_of_once(
 ) -> None:
     shop.wallet.faults.error = "unreachable"
     jobs = [await buyer.ask(f"question {n}") for n in range(MANY)]
-    await until(lambda: shop.engine.intake.open_quotes_total() == MANY)
+    await until(lambda: shop.engine.quotes.open_quotes_total() == MANY)
     await until(lambda: told(caplog, "the wallet does not answer"))
     shop.wallet.faults.error = None
     for job in jobs:

@@ -165,7 +165,7 @@ async def test_a_deletion_that_meets_the_quote_leaves_no_quote_counted(
     await deleting[0]
     await buyer.feedback(job, "error")
     assert await shop.state(job) is JobState.CANCELLED
-    assert shop.engine.intake.open_quotes_total() == 0
+    assert shop.engine.quotes.open_quotes_total() == 0
     assert len(set(stamps(buyer, job))) == 2
 
 
@@ -223,7 +223,7 @@ async def test_a_store_that_fails_once_leaves_no_job_lying(
     assert gates[-1].before == {}
     assert await shop.state(job) is JobState.DELIVERED
     assert (await shop.balanced())["held"] == 0
-    assert shop.engine.intake.open_quotes_total() == 0
+    assert shop.engine.quotes.open_quotes_total() == 0
 
 
 async def test_no_two_events_of_a_job_have_the_same_second_over_its_attempts(shop: Workshop, buyer: Customer) -> None:
@@ -254,4 +254,4 @@ async def test_quotes_that_are_asked_for_and_deleted_again_and_again_are_bounded
     refused = await buyer.ask("once more", providers=[shop.keys.pubkey])
     assert (await buyer.feedback(refused, "error")).text.startswith("busy:")
     shop.later += shop.settings.quote_seconds
-    assert shop.engine.intake.deleted_quotes() == 0
+    assert shop.engine.quotes.deleted_quotes() == 0

@@ -105,7 +105,7 @@ async def test_a_stop_waits_for_no_invoice_and_the_job_is_quoted_after_the_next_
     asking = await buyer.ask("b")
     await until(lambda: len(shop.engine.intake._invoicing._waiting) == 2)
     await asyncio.wait_for(shop.close(), 20)
-    assert shop.engine.intake.open_quotes_total() == 0
+    assert shop.engine.quotes.open_quotes_total() == 0
     shop.wallet.faults = Faults()
     await shop.open()
     for job in (retrying, asking):
@@ -121,7 +121,7 @@ async def test_a_request_that_comes_to_its_invoice_while_the_shop_closes_is_quot
     await shop.reopen()
     shop.wallet.faults.error = "unreachable"
     job = await buyer.ask("a")
-    await until(shop.engine.intake.open_quotes_total)
+    await until(shop.engine.quotes.open_quotes_total)
     closing = asyncio.create_task(shop.close())
     await until(lambda: shop.engine.intake._invoicing._closing)
     counted.set()

@@ -219,7 +219,7 @@ async def test_money_19_a_restart_forgets_no_quote(shop: Workshop, buyer: Custom
         await shop.pay(buyer, job)
     for job in jobs:
         await buyer.result(job)
-    assert shop.engine.intake.open_quotes_total() == 0
+    assert shop.engine.quotes.open_quotes_total() == 0
 
 
 async def test_money_19_a_request_that_came_while_nobody_listened_is_heard(shop: Workshop, buyer: Customer) -> None:
@@ -300,7 +300,7 @@ async def test_money_25_a_request_that_cannot_be_counted_stops_no_other(shop: Wo
     hang = asyncio.Event()
     shop.model.count = hang
     stuck = await buyer.ask("a")
-    await until(lambda: shop.engine.intake.open_quotes_total() == 1)
+    await until(lambda: shop.engine.quotes.open_quotes_total() == 1)
     shop.model.count = 100
     fine = await buyer.ask("b")
     await shop.pay(buyer, fine)

@@ -35,7 +35,7 @@ def figures(shop: Shop, engine: Engine, payouts: Payouts, watchdog: Watchdog) ->
         "payouts_open": len(unresolved),
         "payouts_open_msat": sum(each.msat for each in unresolved),
         "payouts_overdue": len(payouts.overdue()),
-        "quotes_open": engine.intake.open_quotes_total(),
+        "quotes_open": engine.quotes.open_quotes_total(),
         "outbox_waiting": engine.outbox.refused,
         "relays_connected": shop.relays.connected,
     }
