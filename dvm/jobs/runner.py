@@ -270,6 +270,7 @@ class Runner:
             await self._void(run, step(JobState.RUNNING, Broke(again=False)), *_WRONG)
         except (EncryptError, AnswerTooLarge, Undeliverable) as error:
             log.warning("an answer cannot be sent", extra={"job": run.job.id, "error": str(error)})
+            self._wrong.add(run.request)
             await self._void(run, step(JobState.RUNNING, Broke(again=False)), "undeliverable", str(error))
         return None
 

@@ -85,6 +85,20 @@ async def test_files_that_cannot_be_delivered_cost_nothing(shop: Workshop, buyer
     assert (await buyer.feedback(job, "error")).text == "undeliverable: the files could not be uploaded"
 
 
+async def test_what_cannot_be_delivered_is_made_only_so_often_a_day(shop: Workshop, buyer: Customer) -> None:
+    """Else who asks for PNG of a model that makes something else has it drawn all day, for nothing."""
+    shop.model.script = [Chunk(blob=Blob("image/jpeg", b"\xff\xd8\xff" + PNG), usage=USED, finish="stop")]
+    limit = shop.settings.wrong_answers_per_day
+    for n in range(limit):
+        job = await buyer.ask(f"fox {n}", kind=5100, output="image/png")
+        if n == 0:
+            await shop.pay(buyer, job)
+        assert "image/jpeg, not image/png" in (await buyer.feedback(job, "error")).text
+    job = await buyer.ask("one more fox", kind=5100, output="image/png", providers=[shop.keys.pubkey])
+    assert (await buyer.feedback(job, "error")).text.startswith("too-many-wrong-answers")
+    assert len(shop.model.prompts) == limit
+
+
 async def test_no_bid_is_met_by_fewer_tokens_than_an_image_has(shop: Workshop, buyer: Customer) -> None:
     job = await buyer.ask("a fox", kind=5100, bid=2_000_000, providers=[shop.keys.pubkey])
     assert (await buyer.feedback(job, "error")).text.startswith("bid-too-low")

@@ -1,9 +1,11 @@
-"""Answers that nobody pays for, although the model has worked: of another form than was asked for, or without a word.
+"""Answers that nobody pays for, although the model has worked: of another form than was asked for, without a word, or
+such as cannot be delivered.
 
-Who asks for JSON with a prompt that no model answers in JSON has the money back each time, and the operator has the
-model's bill. So only so many a day of one customer's jobs may end like that, for each kind and output; then such jobs
-are refused until midnight (UTC), and those that are paid for are given back without being run. It is kept in memory:
-after a restart the day begins anew. What many customers cost together is what the daily spending limit is for.
+Who asks for JSON with a prompt that no model answers in JSON, or for PNG where the model makes JPEG, has the money back
+each time, and the operator has the model's bill. So only so many a day of one customer's jobs may end like that, for
+each kind and output; then such jobs are refused until midnight (UTC), and those that are paid for are given back
+without being run. It is kept in memory: after a restart the day begins anew. What many customers cost together is what
+the daily spending limit is for.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ class WrongAnswers:
         self._counts: Counter[_Of] = Counter()
 
     def add(self, request: JobRequest) -> None:
-        """The answer to this job was none."""
+        """The answer to this job was none, or none that can be sent."""
         if self._limit:
             self._turn()
             of = self._of(request)
@@ -48,7 +50,7 @@ class WrongAnswers:
             return
         self._turn()
         if self._counts[self._of(request)] >= self._limit:
-            text = f"no answer to {self._limit} such jobs of yours was of the form that you asked for"
+            text = f"the answers to {self._limit} such jobs of yours could not be sent as you asked for them"
             raise RefusedError("too-many-wrong-answers", f"{text}: try another output, or again after midnight (UTC)")
 
     def _of(self, request: JobRequest) -> _Of:
