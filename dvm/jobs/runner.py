@@ -63,8 +63,8 @@ class Runner:
         self._outbox = outbox
         self._endings = endings
         self._promises = promises
-        # Of the jobs of each model so many are in hand: what they bring is in memory, also while they wait for the
-        # model's own place. How many of all are asked of models at once is bounded by the router.
+        # So many jobs of each model are in hand, and what they bring in memory, also while they wait for its own place.
+        # How many of all are asked of models at once is bounded by the router.
         self._lanes: dict[str, asyncio.Semaphore] = {}
         self._runs: dict[str, Run] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -256,7 +256,6 @@ class Runner:
         if failure is not None:
             return await self._broken(run, failure)
         if run.fruitless:
-            self._wrong.add(run.request)
             return await self._broken(run, ModelError("empty", "finished without a word"), False)
         try:
             if run.makes == "text":
@@ -317,10 +316,8 @@ class Runner:
         again = may_pass and error.passing and job.attempts < settings.attempts
         following = step(JobState.RUNNING, Broke(again=again))
         model = run.by or job.model
-        log.info(
-            "the model failed",
-            extra={"job": job.id, "model": model, "attempt": job.attempts, "again": again, "error": str(error)},
-        )
+        said = {"job": job.id, "model": model, "attempt": job.attempts, "again": again, "error": str(error)}
+        log.info("the model failed", extra=said)
         if Effect.RELEASE in following.effects:
             await self._endings.lost(run)
             # Last: until the row says that it waits again, a deletion is told to this run.
@@ -331,6 +328,8 @@ class Runner:
                 return None
             pause = error.retry_after or settings.retry_seconds * 2 ** (job.attempts - 1)
             return min(pause, MAX_PAUSE)
+        if error.code == "empty" or (error.code == "blocked" and run.usage is not None):  # it was read, and worked on
+            self._wrong.add(run.request)
         await self._void(run, following, *_SAID.get(error.code, _UNAVAILABLE))
         return None
 

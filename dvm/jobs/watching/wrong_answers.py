@@ -1,5 +1,5 @@
-"""Answers that nobody pays for, although the model has worked: of another form than was asked for, without a word, or
-such as cannot be delivered.
+"""Answers that nobody pays for, although the model has worked: of another form than was asked for, without a word,
+refused after all was read, or such as cannot be delivered.
 
 Who asks for JSON with a prompt that no model answers in JSON, or for PNG where the model makes JPEG, has the money back
 each time, and the operator has the model's bill. So only so many a day of one customer's jobs may end like that, for
@@ -50,7 +50,7 @@ class WrongAnswers:
             return
         self._turn()
         if self._counts[self._of(request)] >= self._limit:
-            text = f"the answers to {self._limit} such jobs of yours could not be sent as you asked for them"
+            text = f"{self._limit} such jobs of yours had no answer that could be sent"
             raise RefusedError("too-many-wrong-answers", f"{text}: try another output, or again after midnight (UTC)")
 
     def _of(self, request: JobRequest) -> _Of:

@@ -12,7 +12,7 @@ import pytest
 from dvm.jobs.kinds import KINDS, checking
 from dvm.jobs.kinds.declaration import JSON, TEXT
 from dvm.ledger import JobState
-from dvm.models import Chunk, Usage
+from dvm.models import Chunk, ModelError, Usage
 from tests.standins.customer import Customer, customer
 from tests.standins.scripted import ScriptedModel, answer
 from tests.standins.workshop import Workshop, workshop
@@ -130,15 +130,36 @@ async def test_0_is_no_limit(shop: Workshop, buyer: Customer) -> None:
     assert len(shop.model.prompts) == 7
 
 
-async def test_answers_without_a_word_count_as_well(shop: Workshop, buyer: Customer) -> None:
+@pytest.mark.parametrize(
+    ("act", "code"),
+    [
+        (Chunk("", usage=USED, finish="stop"), "no-answer"),
+        (ModelError("empty", "not a word", usage=USED), "no-answer"),
+        (ModelError("blocked", "a filter let nothing through", usage=USED), "blocked"),
+    ],
+)
+async def test_answers_without_a_word_count_as_well(
+    shop: Workshop, buyer: Customer, act: Chunk | ModelError, code: str
+) -> None:
     await shop.close()
-    shop.set(wrong_answers_per_day=2)
+    shop.set(wrong_answers_per_day=2, attempts=1)
     await shop.open()
-    shop.model.script = [Chunk("", usage=USED, finish="stop")]
+    shop.model.script = [act]
     first = await buyer.ask("0")
     await shop.pay(buyer, first)
-    assert (await buyer.feedback(first, "error")).text.startswith("no-answer")
+    assert (await buyer.feedback(first, "error")).text.startswith(code)
     second = await buyer.ask("1")  # out of what came back
-    assert (await buyer.feedback(second, "error")).text.startswith("no-answer")
+    assert (await buyer.feedback(second, "error")).text.startswith(code)
     assert await refusal(buyer, shop, "once more") == "too-many-wrong-answers"
     assert len(shop.model.prompts) == 2
+
+
+async def test_what_a_model_turns_away_unread_does_not_count(shop: Workshop, buyer: Customer) -> None:
+    await shop.close()
+    shop.set(wrong_answers_per_day=1)
+    await shop.open()
+    shop.model.scripts = [[ModelError("blocked", "not such words")]]
+    first = await buyer.ask("0")
+    await shop.pay(buyer, first)
+    assert (await buyer.feedback(first, "error")).text.startswith("blocked")
+    await buyer.result(await buyer.ask("1"))
