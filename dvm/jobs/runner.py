@@ -288,7 +288,8 @@ class Runner:
         """All tokens that the customer allowed went into thoughts. They are billed: who sets a limit that
         no answer fits into would otherwise let the provider think for nothing, again and again."""
         following = step(JobState.RUNNING, UsedUp(promised=run.promised))
-        if Effect.VOID in following.effects:
+        if Effect.VOID in following.effects:  # what was promised goes back
+            self._wrong.add(run.request)
             await self._void(run, following, *_SAID["empty"])
             return
         said = run.answers.error(*_SAID["empty"], run.stamped(self._shop.now()))

@@ -163,3 +163,15 @@ async def test_what_a_model_turns_away_unread_does_not_count(shop: Workshop, buy
     await shop.pay(buyer, first)
     assert (await buyer.feedback(first, "error")).text.startswith("blocked")
     await buyer.result(await buyer.ask("1"))
+
+
+async def test_thoughts_that_a_hold_invoice_does_not_pay_for_count_as_well(shop: Workshop, buyer: Customer) -> None:
+    await shop.close()
+    shop.set(wrong_answers_per_day=2, hold=True)
+    await shop.open()
+    shop.model.script = [Chunk("", usage=Usage(input=100, thoughts=60), finish="length")]
+    for n in range(2):
+        job = await buyer.ask(f"{n}", params=[("max_tokens", "60")])
+        await shop.pay(buyer, job)
+        assert (await buyer.feedback(job, "error")).text.startswith("no-answer")
+    assert await refusal(buyer, shop, "once more") == "too-many-wrong-answers"
