@@ -18,8 +18,8 @@ import hashlib
 import re
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -96,10 +96,22 @@ class Inputs:
             self._conversations = Conversations(sources.keys, sources.store)
 
     async def gather(self, request: JobRequest, kind: Kind) -> Gathered:
+        """See `gathering`; nothing is kept."""
+        async with self.gathering(request, kind) as gathered:
+            return gathered
+
+    @asynccontextmanager
+    async def gathering(self, request: JobRequest, kind: Kind) -> AsyncIterator[Gathered]:
         """All inputs, in the order of the request, and what was said before in the conversation that it continues.
 
         Raises InvalidRequest; RefusedError if too much is under way; ConflictError if the job has meanwhile ended.
+        The turn at fetching is kept as long as the block lasts: what is fetched faster than its tokens are counted
+        would else pile up in memory.
         """
+        async with AsyncExitStack() as turn:
+            yield await self._gathered(request, kind, turn)
+
+    async def _gathered(self, request: JobRequest, kind: Kind, turn: AsyncExitStack) -> Gathered:
         kind.check(request)
         session = session_of(request) if kind.converses else None
         named = sum(each.type != "text" for each in request.inputs)
@@ -117,9 +129,10 @@ class Inputs:
         if job is not None and job.state not in (JobState.RECEIVED, JobState.PAID, JobState.RUNNING):
             raise ConflictError(f"the job is {job.state}")
         if job is None or job.state is JobState.RECEIVED:
-            gathered = await self._first(sources, request, kind, session, None if job is None else job.received_at)
+            received_at = None if job is None else job.received_at
+            gathered = await self._first(sources, request, kind, session, received_at, turn)
         else:
-            gathered = await self._again(sources, request, kind)
+            gathered = await self._again(sources, request, kind, turn)
         self._keep(request.id, gathered)
         return gathered
 
@@ -149,18 +162,24 @@ class Inputs:
     # Gathering
 
     async def _first(
-        self, sources: Sources, request: JobRequest, kind: Kind, session: Session | None, received_at: int | None
+        self,
+        sources: Sources,
+        request: JobRequest,
+        kind: Kind,
+        session: Session | None,
+        received_at: int | None,
+        turn: AsyncExitStack,
     ) -> Gathered:
         """Before it is priced. What is counted now is remembered."""
         prior, results = await self._priors(sources, request, kind, session, received_at)
-        found = await self._gather(sources, request, kind, prior, results)
+        found = await self._gather(sources, request, kind, prior, results, turn)
         name = session.name if session is not None else None
         key = None if name is None else self._conversations.key(request, name)
         digest = " ".join([_hash(found.gathered), *map(str, sorted(found.gone))])
         await sources.store.gathered(request.id, GatheredInputs(digest, prior.id if prior else None, key))
         return found.gathered
 
-    async def _again(self, sources: Sources, request: JobRequest, kind: Kind) -> Gathered:
+    async def _again(self, sources: Sources, request: JobRequest, kind: Kind, turn: AsyncExitStack) -> Gathered:
         """To run: it must be what was counted before. Raises InvalidRequest."""
         prior = await sources.store.prior(request.id)
         jobs = [each for each in request.inputs if each.type == "job" and not continues(each, prior)]
@@ -168,7 +187,7 @@ class Inputs:
         found = await self._results(request, jobs, sources.clock() + sources.seconds)
         digest, *gone = (await sources.store.gathered_digest(request.id) or "").split(" ")
         results = dict(zip(jobs, found, strict=True))
-        again = await self._gather(sources, request, kind, prior, results, frozenset(map(int, gone)))
+        again = await self._gather(sources, request, kind, prior, results, turn, frozenset(map(int, gone)))
         if _hash(again.gathered) != digest:
             raise InvalidRequest("input-changed", "what the request names has changed since its price was made")
         return again.gathered
@@ -180,6 +199,7 @@ class Inputs:
         kind: Kind,
         prior: Job | None,
         results: dict[Input, str],
+        turn: AsyncExitStack,
         gone: frozenset[int] | None = None,
     ) -> _Found:
         """`gone`: of a job that is priced, what was when it was."""
@@ -187,19 +207,19 @@ class Inputs:
         inputs = [each for each in request.inputs if not continues(each, prior)]
         clock = asyncio.get_running_loop().time
         # Words alone wait behind nobody's slow pages.
-        fetches = bool(named_by(turns)) or any(each.type != "text" for each in inputs)
-        async with self._turns.turn(request.customer, paid=gone is not None) if fetches else nullcontext():
-            until = clock() + sources.seconds
-            try:
-                async with asyncio.timeout_at(until):
-                    parts, left = await self._parts(request, kind, inputs, results, sources.max_bytes)
-                    named = MAX_NAMED - sum(part.type != "text" for part in parts)
-                    if gone is not None:
-                        contents = await self._earlier(turns, kind, left, gone)
-                if gone is None:
-                    contents = await self._earlier_if_there(turns, kind, left, named, until)
-            except TimeoutError:
-                raise unavailable() from None
+        if named_by(turns) or any(each.type != "text" for each in inputs):
+            await turn.enter_async_context(self._turns.turn(request.customer, paid=gone is not None))
+        until = clock() + sources.seconds
+        try:
+            async with asyncio.timeout_at(until):
+                parts, left = await self._parts(request, kind, inputs, results, sources.max_bytes)
+                named = MAX_NAMED - sum(part.type != "text" for part in parts)
+                if gone is not None:
+                    contents = await self._earlier(turns, kind, left, gone)
+            if gone is None:
+                contents = await self._earlier_if_there(turns, kind, left, named, until)
+        except TimeoutError:
+            raise unavailable() from None
         history, gone = history_of(turns, kind, contents)
         return _Found(Gathered(tuple(parts), history), prior, gone)
 

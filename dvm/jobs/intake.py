@@ -208,22 +208,22 @@ class Intake:
         if service is None:  # the operator has changed what is sold since it came
             raise RefusedError("unavailable", f"jobs of kind {request.kind} are not taken any more")
         router = self._shop.router
-        gathered = await self._shop.inputs.gather(request, service.kind)
-        chosen = choices(service, request.param("model"))[0]
-        ask = service.read(request, gathered, chosen)
-        names = in_order(router, service, request, ask)
-        if not router.usable(names[0]):
-            raise RefusedError("unavailable", "the model cannot be used at the moment")
-        refusals: list[RefusedError] = []
-        for name in names:
-            try:
-                mine = ask if name == chosen else service.read(request, gathered, name)
-                terms = await self._terms_of(service, name, request, mine)
-            except _NotByThis as error:
-                refusals.append(error)
-            else:
-                return service, terms
-        raise refusals[0]
+        async with self._shop.inputs.gathering(request, service.kind) as gathered:
+            chosen = choices(service, request.param("model"))[0]
+            ask = service.read(request, gathered, chosen)
+            names = in_order(router, service, request, ask)
+            if not router.usable(names[0]):
+                raise RefusedError("unavailable", "the model cannot be used at the moment")
+            refusals: list[RefusedError] = []
+            for name in names:
+                try:
+                    mine = ask if name == chosen else service.read(request, gathered, name)
+                    terms = await self._terms_of(service, name, request, mine)
+                except _NotByThis as error:
+                    refusals.append(error)
+                else:
+                    return service, terms
+            raise refusals[0]
 
     async def _terms_of(self, service: Service, name: str, request: JobRequest, ask: Ask) -> Terms:
         """The terms of that model. Raises _NotByThis where those of another may do."""

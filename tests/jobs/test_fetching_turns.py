@@ -11,6 +11,7 @@ from starlette.responses import Response
 from dvm.jobs.admission import RefusedError
 from dvm.jobs.sources import turns as module
 from dvm.jobs.sources.turns import MAX_GATHERING, MAX_GATHERING_EACH, Turns
+from dvm.models import Prompt
 from dvm.nip90 import Input
 from tests.standins.customer import Customer, customer
 from tests.standins.lnurl_server import strangers_server
@@ -39,6 +40,34 @@ async def test_pages_that_strangers_let_us_wait_for_keep_no_paid_job_from_its_ru
         await buyer.result(job)
         assert shop.shop.inputs._turns._queue == MAX_GATHERING
         goes_on.set()
+
+
+async def test_nothing_more_is_fetched_than_is_counted_at_a_time(shop: Workshop, buyer: Customer) -> None:
+    """Else what strangers name would pile up in memory before a model that counts slowly."""
+    goes_on, counting, most = asyncio.Event(), 0, 0
+
+    async def slowly(_prompt: Prompt) -> int:
+        nonlocal counting, most
+        counting += 1
+        most = max(most, counting)
+        await goes_on.wait()
+        counting -= 1
+        return 100
+
+    shop.model.count_tokens = slowly  # type: ignore[method-assign]
+    async with strangers_server() as web:
+        web.pages["/page"] = Response("all of it", media_type="text/plain")
+        page = Input(f"{web.url}/page", "url")
+        jobs = [await buyer.ask(page, f"{n}") for n in range(MAX_GATHERING_EACH + 2)]
+        turns = shop.shop.inputs._turns
+        await until(lambda: turns._queue == len(jobs) and counting == MAX_GATHERING_EACH)
+        refused = await buyer.ask("a round trip", params=[("max_tokens", "no number")], providers=[shop.keys.pubkey])
+        await buyer.feedback(refused, "error")
+        assert len(web.asked) == MAX_GATHERING_EACH
+        goes_on.set()
+        for job in jobs:
+            await buyer.quote(job)
+    assert (most, turns._queue) == (MAX_GATHERING_EACH, 0)
 
 
 async def test_one_customers_pages_take_no_more_than_half_of_the_turns() -> None:
