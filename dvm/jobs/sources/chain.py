@@ -197,8 +197,7 @@ class Chain:
                 raise _cycle()
             following = sorted(before - seen)[:MAX_LEVEL]
             seen |= before
-            found = await asyncio.gather(*(self._look_up(event_id, hints) for event_id in following))
-            level = [event for event in found if event is not None]
+            level = await self._look_up(following, hints)
             if not level:
                 return
         raise InvalidRequest("input-depth", f"a chain may have at most {MAX_DEPTH} prior jobs")
@@ -210,8 +209,10 @@ class Chain:
             names -= {continued.id, continued.result}
         return names
 
-    async def _look_up(self, event_id: str, hints: tuple[str, ...]) -> Event | None:
-        return await self._own(event_id) or await self._events.find(event_id, hints)
+    async def _look_up(self, event_ids: list[str], hints: tuple[str, ...]) -> list[Event]:
+        own = {event_id: await self._own(event_id) for event_id in event_ids}
+        others = await self._events.find_all([event_id for event_id, event in own.items() if event is None], hints)
+        return [*(event for event in own.values() if event is not None), *others]
 
     def _read(self, request: JobRequest, result: Event) -> str:
         """The content. An encrypted one is read only for the customer whom it was made for, by us, and who asks

@@ -1,0 +1,71 @@
+"""What a request names is looked up in few questions: however much it names, our relays go on to hear us."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from typing import Any, cast
+
+import pytest
+
+from dvm.jobs.sources.events import MAX_QUERIES, Events
+from dvm.nip90 import Answers, parse_request
+from dvm.nostr.event import Event
+from dvm.nostr.filters import Filter
+from dvm.nostr.keys import Keys
+from dvm.nostr.pool import RelayPool
+from tests.jobs.test_chaining import after, asking
+from tests.standins.customer import Customer
+from tests.standins.waiting import until
+from tests.standins.workshop import Workshop
+
+
+class Slow:
+    """Relays that answer when they are told to."""
+
+    def __init__(self) -> None:
+        self.goes_on = asyncio.Event()
+        self.asked: list[Collection[str] | None] = []
+        self.under_way = self.most = 0
+
+    async def query(self, _wanted: Filter, *, relays: Collection[str] | None, timeout: float) -> list[Event]:
+        self.asked.append(relays)
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await self.goes_on.wait()
+        self.under_way -= 1
+        return []
+
+
+async def test_our_relays_are_asked_a_few_things_at_a_time() -> None:
+    relays = Slow()
+    events = Events(cast("RelayPool", relays))
+    asking = [asyncio.create_task(events.find(f"{n:064x}")) for n in range(5 * MAX_QUERIES)]
+    await until(lambda: relays.under_way == MAX_QUERIES)
+    elsewhere = asyncio.create_task(events.find_all(["f" * 64], ["wss://slow.example.com"]))
+    await until(lambda: relays.asked[-1] == ["wss://slow.example.com"])  # waits for none of ours
+    relays.goes_on.set()
+    assert await asyncio.gather(*asking) == [None] * len(asking)
+    assert await elsewhere == []
+    assert (relays.most, len(relays.asked)) == (MAX_QUERIES + 1, len(asking) + 2)
+
+
+async def test_all_that_a_prior_job_waited_for_is_one_question(
+    shop: Workshop, buyer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider = Keys.generate()
+    prior = asking(buyer.keys, *([f"{n:064x}", "job"] for n in range(12)), provider=provider.pubkey)
+    for event in (prior, Answers(provider, parse_request(prior, None)).result("the end", prior.created_at)):
+        await buyer.send(event)
+    query, asked = shop.pool.query, list[Filter]()
+
+    async def counted(wanted: Any, **named: Any) -> list[Event]:
+        asked.append(wanted)
+        return await query(wanted, **named)
+
+    monkeypatch.setattr(shop.pool, "query", counted)
+    job = await buyer.send(after(buyer.keys, prior.id, shop))
+    await shop.pay(buyer, job)
+    await buyer.result(job)
+    assert sum(bool(wanted.ids and len(wanted.ids) == 12) for wanted in asked) == 1
+    assert len(asked) < 6
