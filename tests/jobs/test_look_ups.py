@@ -50,6 +50,32 @@ async def test_our_relays_are_asked_a_few_things_at_a_time() -> None:
     assert (relays.most, len(relays.asked)) == (MAX_QUERIES + 1, len(asking) + 2)
 
 
+async def test_who_waits_for_a_job_that_nobody_knows_asks_our_relays_only_once(
+    shop: Workshop, buyer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain, asked, looks = shop.shop.inputs._chain, list[bool](), list[str]()
+    find, own = chain._events._query, chain._own
+
+    async def counted(wanted: Filter, place: Any = None) -> list[Event]:
+        asked.append(place is None)
+        return await find(wanted, place)
+
+    async def looked(event_id: str) -> Event | None:
+        looks.append(event_id)
+        return await own(event_id)
+
+    monkeypatch.setattr(chain._events, "_query", counted)
+    monkeypatch.setattr(chain, "_own", looked)
+    prior = asking(buyer.keys, ["x", "text"], provider=shop.keys.pubkey)
+    job = await buyer.send(after(buyer.keys, prior.id, shop))
+    await until(lambda: len(looks) > 3)
+    assert asked == [True]
+    await buyer.send(prior)
+    for each in (prior.id, job):
+        await shop.pay(buyer, each)
+        await buyer.result(each)
+
+
 async def test_all_that_a_prior_job_waited_for_is_one_question(
     shop: Workshop, buyer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,8 +81,12 @@ class Chain:
     async def _named(self, event_id: str, hints: tuple[str, ...], until: float) -> Event:
         """The event that the input names; a request may come later than the one that names it."""
 
+        looked = False
+
         async def look() -> Event | None:
-            return await self._own(event_id) or await self._events.find(event_id, hints)
+            nonlocal looked
+            first, looked = not looked, True  # from then on our relays tell by themselves
+            return await self._own(event_id) or await self._events.find(event_id, hints, ours=first)
 
         return await self._wait(lambda hear: self._hearing.event(event_id, hear), look, lambda event: event, until)
 

@@ -29,9 +29,11 @@ class Events:
         self._seconds = seconds
         self._ours, self._strange = asyncio.Semaphore(MAX_QUERIES), asyncio.Semaphore(MAX_STRANGE_QUERIES)
 
-    async def find(self, event_id: str, hints: Sequence[str] = (), authors: Collection[str] = ()) -> Event | None:
-        """The event of that id: on the `hints` and our relays at once, else where `authors` write (NIP-65)."""
-        if found := await self._first(event_id, None, hints):
+    async def find(
+        self, event_id: str, hints: Sequence[str] = (), authors: Collection[str] = (), *, ours: bool = True
+    ) -> Event | None:
+        """The event of that id: on the `hints` and (`ours`) our relays at once, else where `authors` write (NIP-65)."""
+        if found := await self._first(event_id, *([None] if ours else []), hints):
             return found
         if authors and (where := await self.write_relays(authors)):
             return await self._first(event_id, where)
