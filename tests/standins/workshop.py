@@ -52,6 +52,7 @@ class Workshop:
         self.wallet = PaperWallet(self.node)
         self.models: dict[str, Model] = {model.name: model for model in models or [ScriptedModel()]}
         self.prices: Mapping[str, Price] = dict.fromkeys(self.models, price)
+        self.systems: Mapping[str, str] = {}  # the operator's instructions, by model
         self.settings = QUICK
         self.policies: Sequence[Policy] = ()
         self.later = 0.0
@@ -97,7 +98,10 @@ class Workshop:
             self.wallet,
             self.pool,
             self.models,
-            {each.kind: Service(each, tuple(self.models), dict(self.prices)) for each in self.kinds},
+            {
+                each.kind: Service(each, tuple(self.models), dict(self.prices), systems=self.systems)
+                for each in self.kinds
+            },
             settings=self.settings,
             policies=self.policies,
             clock=self.clock,
