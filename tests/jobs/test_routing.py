@@ -211,6 +211,25 @@ async def test_a_prompt_for_which_a_model_has_no_room_is_quoted_for_another(shop
     assert (await bought(shop, buyer)).model == "second"
 
 
+@pytest.mark.parametrize("tokens", [1, 100])  # less than we estimate; as many as it counts
+async def test_auto_passes_over_a_cheaper_model_that_has_no_room(shop: Workshop, buyer: Customer, tokens: int) -> None:
+    await shop.open()
+    _, second = models(shop)
+    second.context_tokens = tokens
+    receipt = await bought(shop, buyer, model="auto")
+    assert (receipt.model, receipt.cost) == ("first", 300_000)
+    assert second.prompts == []
+
+
+async def test_auto_passes_over_a_cheaper_model_while_it_is_left_alone(shop: Workshop, buyer: Customer) -> None:
+    await shop.open()
+    _, second = models(shop)
+    second.script = [ModelError("unauthorized", "no such key")]
+    assert (await bought(shop, buyer, model="auto")).version == "first/scripted-1"
+    assert (await bought(shop, buyer, model="auto")).model == "first"
+    assert len(second.prompts) == 1
+
+
 # Health
 
 

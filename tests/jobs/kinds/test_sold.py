@@ -96,7 +96,12 @@ async def test_sound_at_an_address_is_transcribed_with_its_times(tmp_path: Path)
 async def test_the_embedded_model_serves_what_is_text(tmp_path: Path) -> None:
     model = {"provider": "embedded", "context": 1024, "threads": 1}
     async with shop(tmp_path, model) as (customer, provider):
-        for kind, params in ((5001, {"length": "10 words"}), (5002, {"language": "es"}), (5050, {"temperature": "0"})):
+        for kind, params in (
+            (5000, {}),
+            (5001, {"length": "10 words"}),
+            (5002, {"language": "es"}),
+            (5050, {"temperature": "0"}),
+        ):
             limits = {"max_msat": 0, "max_tokens": 40, "timeout": 100.0}
             done = await customer.buy(STORY, kind=kind, provider=provider, params=params, **limits)  # type: ignore[arg-type]
             assert done.result.kind == kind + 1000
