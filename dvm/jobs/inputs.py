@@ -175,8 +175,10 @@ class Inputs:
         found = await self._gather(sources, request, kind, prior, results, turn)
         name = session.name if session is not None else None
         key = None if name is None else self._conversations.key(request, name)
-        digest = " ".join([_hash(found.gathered), *map(str, sorted(found.gone))])
-        await sources.store.gathered(request.id, GatheredInputs(digest, prior.id if prior else None, key))
+        # In a thread: twenty megabytes take long enough for everybody else to notice.
+        digest = await asyncio.to_thread(_hash, found.gathered)
+        told = " ".join([digest, *map(str, sorted(found.gone))])
+        await sources.store.gathered(request.id, GatheredInputs(told, prior.id if prior else None, key))
         return found.gathered
 
     async def _again(self, sources: Sources, request: JobRequest, kind: Kind, turn: AsyncExitStack) -> Gathered:
@@ -188,7 +190,7 @@ class Inputs:
         digest, *gone = (await sources.store.gathered_digest(request.id) or "").split(" ")
         results = dict(zip(jobs, found, strict=True))
         again = await self._gather(sources, request, kind, prior, results, turn, frozenset(map(int, gone)))
-        if _hash(again.gathered) != digest:
+        if await asyncio.to_thread(_hash, again.gathered) != digest:
             raise InvalidRequest("input-changed", "what the request names has changed since its price was made")
         return again.gathered
 

@@ -11,8 +11,11 @@ import pytest
 
 from dvm.jobs.kinds import KINDS, checking
 from dvm.jobs.kinds.declaration import JSON, TEXT
+from dvm.jobs.watching import wrong_answers
 from dvm.ledger import JobState
 from dvm.models import Chunk, ModelError, Usage
+from dvm.nip90 import parse_request
+from dvm.nostr.keys import Keys
 from tests.standins.customer import Customer, customer
 from tests.standins.scripted import ScriptedModel, answer
 from tests.standins.workshop import Workshop, workshop
@@ -152,6 +155,18 @@ async def test_answers_without_a_word_count_as_well(
     assert (await buyer.feedback(second, "error")).text.startswith(code)
     assert await refusal(buyer, shop, "once more") == "too-many-wrong-answers"
     assert len(shop.model.prompts) == 2
+
+
+async def test_the_count_of_fresh_keys_is_bounded(
+    shop: Workshop, buyer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wrong_answers, "MOST", 3)
+    counts = shop.engine.runner._wrong
+    for _ in range(10):
+        counts.add(parse_request(buyer.keys.sign(5050, [["i", "x", "text"]], "", 0), None))
+        counts.add(parse_request(Keys.generate().sign(5050, [["i", "x", "text"]], "", 0), None))
+    assert len(counts._counts) == 3
+    assert await refusal(buyer, shop, "one more") == "too-many-wrong-answers"
 
 
 async def test_what_a_model_turns_away_unread_does_not_count(shop: Workshop, buyer: Customer) -> None:
