@@ -91,10 +91,6 @@ class Answers:
         """The work goes on."""
         return self._feedback("processing", text, created_at, transient=True)
 
-    def success(self, text: str, created_at: int) -> Event:
-        """The work is done: for providers that say so beside the result."""
-        return self._feedback("success", text, created_at)
-
     def error(self, code: str, text: str, created_at: int) -> Event:
         """The job failed, for good. The customer reads "code: text", or the bare code without a text
         (`cancelled`). The code is for programs: lowercase, words joined by hyphens."""

@@ -296,10 +296,13 @@ def _input(tag: list[str], kind: int) -> Input:
     if len(tag) < 2 or type_ not in _TYPES:
         raise InvalidRequest("invalid-input", 'each input is ["i", data, "url" | "event" | "job" | "text"]')
     if type_ in ("event", "job") and not is_hex64(data):
-        raise InvalidRequest("invalid-input", f"an input of type {type_} is an id of 64 lowercase hex digits")
+        raise InvalidRequest(
+            "invalid-input", f"an input of type {type_} is an id of 64 lowercase hex digits, no note1… or nevent1…"
+        )
     if type_ == "url" and not (data.startswith(("https://", "http://")) and len(data) <= MAX_URL_CHARS):
         raise InvalidRequest(
-            "invalid-input", f"an input of type url starts with https:// and has at most {MAX_URL_CHARS} characters"
+            "invalid-input",
+            f"an input of type url starts with https:// or http:// and has at most {MAX_URL_CHARS} characters",
         )
     if len(relay) > MAX_URL_CHARS or len(marker) > MAX_PARAM_CHARS:
         raise InvalidRequest("invalid-input", "an input's relay or marker is too long")

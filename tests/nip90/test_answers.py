@@ -61,11 +61,6 @@ def test_feedback_has_exactly_these_tags_in_this_order():
         *e_and_p, ["status", "error", "model-failed: the model gave no answer"], ["alt", "Job feedback: error"],
     ]  # fmt: skip
     assert answers.error("cancelled", "", NOW).tags[2] == ["status", "error", "cancelled"]
-    assert answers.success("Done", NOW).tags == [
-        *e_and_p,
-        ["status", "success", "Done"],
-        ["alt", "Job feedback: success"],
-    ]
     assert all(event.verify() and event.created_at == NOW for event in (quote, processing, partial, error))
 
 
@@ -173,7 +168,6 @@ def test_nothing_but_processing_and_partial_expires():
         lasting = (
             answers.payment_required(1000, "lnbc1", "pay", NOW),
             answers.error("a", "b", NOW),
-            answers.success("", NOW),
             answers.result("x", NOW),
         )
         assert not any(event.tag("expiration") for event in lasting)
