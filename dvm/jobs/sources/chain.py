@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
+from itertools import count
 from typing import Any
 
 from dvm.jobs.sources.events import Events
@@ -36,6 +37,7 @@ from dvm.nostr.pool import RelayPool
 
 MAX_DEPTH = 10
 MAX_LEVEL = 16  # prior jobs that are looked up at one depth
+OUR_TURN = 6  # at every sixth look, our own relays are asked as well
 POLL_SECONDS = 10.0  # between two looks at relays that only the request names, and into our own ledger
 _ENDED = frozenset({JobState.FAILED, JobState.CANCELLED, JobState.REJECTED, JobState.EXPIRED})
 
@@ -81,12 +83,12 @@ class Chain:
     async def _named(self, event_id: str, hints: tuple[str, ...], until: float) -> Event:
         """The event that the input names; a request may come later than the one that names it."""
 
-        looked = False
+        looks = count()
 
         async def look() -> Event | None:
-            nonlocal looked
-            first, looked = not looked, True  # from then on our relays tell by themselves
-            return await self._own(event_id) or await self._events.find(event_id, hints, ours=first)
+            # Our relays tell by themselves; one that does not take a question of that size is asked now and then.
+            ours = next(looks) % OUR_TURN == 0
+            return await self._own(event_id) or await self._events.find(event_id, hints, ours=ours)
 
         return await self._wait(lambda hear: self._hearing.event(event_id, hear), look, lambda event: event, until)
 
