@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from typing import Any, cast
 
 import pytest
 
 from dvm.jobs.sources.chain import OUR_TURN
 from dvm.jobs.sources.events import MAX_QUERIES, Events
+from dvm.jobs.sources.hearing import MOST, Hearing
 from dvm.nip90 import Answers, parse_request
 from dvm.nostr.event import Event
 from dvm.nostr.filters import Filter
+from dvm.nostr.frames import request_frame
 from dvm.nostr.keys import Keys
 from dvm.nostr.pool import RelayPool
 from tests.jobs.test_chaining import after, asking
@@ -75,6 +78,35 @@ async def test_who_waits_for_a_job_that_nobody_knows_asks_our_relays_now_and_the
     for each in (prior.id, job):
         await shop.pay(buyer, each)
         await buyer.result(each)
+
+
+class Subscribed:
+    """Relays that remember what they are asked to tell of."""
+
+    def __init__(self) -> None:
+        self.filters: Sequence[Filter] = ()
+
+    def subscribe(self, filters: Sequence[Filter], _hear: Any) -> Subscribed:
+        self.filters = filters
+        return self
+
+    def close(self) -> None: ...
+
+
+async def test_what_is_waited_for_fits_into_one_question_that_relays_take() -> None:
+    relays = Subscribed()
+    hearing = Hearing(cast("RelayPool", relays))
+    request = asking(Keys.generate(), ["x", "text"])
+    with ExitStack() as stack:
+        for n in range(MOST + 50):
+            stack.enter_context(hearing.event(f"{n:064x}", lambda _event: None))
+        with hearing.answers(request, lambda _event: None):
+            await until(lambda: len(relays.filters) == 2)
+            assert len(request_frame("s1", [each.to_dict() for each in relays.filters])) < 64_000
+            assert f"{49:064x}" not in (relays.filters[0].ids or ())
+        await until(lambda: len(relays.filters) == 1)
+        assert f"{50:064x}" in (relays.filters[0].ids or ())
+    hearing.close()
 
 
 async def test_all_that_a_prior_job_waited_for_is_one_question(

@@ -13,6 +13,9 @@ from dvm.nostr.filters import Filter
 from dvm.nostr.pool import RelayPool
 from dvm.nostr.subscription import Subscription
 
+# 67 bytes each: a REQ of 54 KB. Relays take 64 KiB at least; one that is sent more may end the connection, by which
+# everything else is heard, each time anew. What is not asked for is found when it is looked up again.
+MOST = 800
 RENEW_SECONDS = 0.1  # jobs that come at once make one change of the subscription
 
 
@@ -31,11 +34,11 @@ class _Wanted:
 
 
 class Hearing:
-    """Hears for many, on our read relays, what is stored there and what comes."""
+    """Hears for many, on our read relays, what is stored there and what comes: for the MOST that came last."""
 
     def __init__(self, relays: RelayPool) -> None:
         self._relays = relays
-        self._wanted: set[_Wanted] = set()
+        self._wanted: dict[_Wanted, None] = {}  # in the order of their coming
         self._subscription: Subscription | None = None
         self._renewal: asyncio.TimerHandle | None = None
 
@@ -53,12 +56,12 @@ class Hearing:
 
     @contextmanager
     def _hearing(self, wanted: _Wanted) -> Iterator[None]:
-        self._wanted.add(wanted)
+        self._wanted[wanted] = None
         self._renew_soon()
         try:
             yield
         finally:
-            self._wanted.discard(wanted)
+            del self._wanted[wanted]
             self._renew_soon()
 
     def _renew_soon(self) -> None:
@@ -75,8 +78,9 @@ class Hearing:
             old.close()
 
     def _filters(self) -> list[Filter]:
-        ids = {each.event_id for each in self._wanted if each.request_kind is None}
-        asked = {each.event_id: each.request_kind for each in self._wanted if each.request_kind is not None}
+        wanted = list(self._wanted)[-MOST:]
+        ids = {each.event_id for each in wanted if each.request_kind is None}
+        asked = {each.event_id: each.request_kind for each in wanted if each.request_kind is not None}
         filters = [Filter(ids=ids)] if ids else []
         if asked:
             kinds = {FEEDBACK, *(kind + TO_RESULT for kind in asked.values())}
