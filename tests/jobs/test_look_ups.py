@@ -12,6 +12,7 @@ import pytest
 from dvm.jobs.sources.chain import OUR_TURN
 from dvm.jobs.sources.events import MAX_QUERIES, Events
 from dvm.jobs.sources.hearing import MOST, Hearing
+from dvm.ledger import Job
 from dvm.nip90 import Answers, parse_request
 from dvm.nostr.event import Event
 from dvm.nostr.filters import Filter
@@ -78,6 +79,29 @@ async def test_who_waits_for_a_job_that_nobody_knows_asks_our_relays_now_and_the
     for each in (prior.id, job):
         await shop.pay(buyer, each)
         await buyer.result(each)
+
+
+async def test_where_a_provider_writes_is_asked_now_and_then(
+    shop: Workshop, buyer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events, store = shop.shop.inputs._chain._events, shop.store
+    write_relays, known, asked, looks = events.write_relays, store.job, list[object](), list[str]()
+
+    async def counted(authors: Collection[str]) -> tuple[str, ...]:
+        asked.append(authors)
+        return await write_relays(authors)
+
+    async def looked(job_id: str) -> Job | None:
+        looks.append(job_id)
+        return await known(job_id)
+
+    monkeypatch.setattr(events, "write_relays", counted)
+    monkeypatch.setattr(store, "job", looked)
+    prior = asking(buyer.keys, ["x", "text"], provider=Keys.generate().pubkey)
+    for event in (prior, after(buyer.keys, prior.id, shop)):
+        await buyer.send(event)
+    await until(lambda: len(asked) == 2)
+    assert looks.count(prior.id) > OUR_TURN
 
 
 class Subscribed:

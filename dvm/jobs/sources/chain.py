@@ -124,14 +124,15 @@ class Chain:
             return None
 
         passing = (*hints, *_relays(prior))
+        looks, writes = count(), tuple[str, ...]()
 
         async def look() -> Event | None:
+            nonlocal writes
             if (job := await self._store.job(prior.id)) is not None and (own := await self._delivered(job, named)):
                 return own
-            if named - {self._keys.pubkey}:
-                where = dict.fromkeys((*passing, *await self._events.write_relays(named)))
-            else:
-                where = dict.fromkeys(passing)
+            if named - {self._keys.pubkey} and next(looks) % OUR_TURN == 0:
+                writes = await self._events.write_relays(named)
+            where = dict.fromkeys((*passing, *writes))
             if not where:
                 return None
             found = await self._relays.query(_answers(prior), relays=list(where), timeout=5.0)
