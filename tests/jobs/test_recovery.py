@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dvm.jobs import Engine
+from dvm.jobs import KINDS, Engine
 from dvm.ledger import JobState, StoreError
 from dvm.lightning.paper import Faults
 from tests.standins.customer import Customer
@@ -48,17 +48,24 @@ async def crash(shop: Workshop) -> None:
     await shop.close()
 
 
-async def test_a_job_paid_for_whose_model_is_no_longer_sold_is_given_back(shop: Workshop, buyer: Customer) -> None:
+@pytest.mark.parametrize("what", ["model", "kind"])
+async def test_a_job_paid_for_whose_model_or_kind_is_no_longer_sold_is_given_back(
+    shop: Workshop, buyer: Customer, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
     job = await buyer.ask("a")
     await buyer.quote(job)
-    other = ScriptedModel(name="other")
-    shop.models, shop.prices = {"other": other}, {"other": shop.prices["flash"]}
+    if what == "model":
+        shop.models, shop.prices = {"other": ScriptedModel(name="other")}, {"other": shop.prices["flash"]}
+    else:
+        shop.kinds = (KINDS[5001],)
     await shop.reopen()
     paid = await shop.pay(buyer, job)
-    assert "unavailable" in (await buyer.feedback(job, "error")).event.to_json()
+    assert (await buyer.feedback(job, "error")).text == "unavailable: the model could not be used"
     await buyer.receipt(job)
     assert buyer.check_chain(paid) == (await shop.job(job)).quote_msat
-    assert other.prompts == []
+    (said,) = [each.message for each in caplog.records if each.levelname == "ERROR"]
+    assert "dvm.toml" in said
+    assert [each.prompts for each in shop.models.values() if isinstance(each, ScriptedModel)] == [[]]
     assert (await shop.balanced())["held"] == 0
 
 
