@@ -52,7 +52,7 @@ class Workshop:
         self.wallet = PaperWallet(self.node)
         self.models: dict[str, Model] = {model.name: model for model in models or [ScriptedModel()]}
         self.prices: Mapping[str, Price] = dict.fromkeys(self.models, price)
-        self.systems: Mapping[str, str] = {}  # the operator's instructions, by model
+        self.systems: dict[str, str | None] = {}  # the operator's instructions, by model
         self.settings = QUICK
         self.policies: Sequence[Policy] = ()
         self.later = 0.0
