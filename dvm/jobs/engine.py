@@ -197,7 +197,8 @@ async def _guard(work: Callable[..., Awaitable[None]], *arguments: object) -> No
     except LedgerError as error:
         log.error("the database did not take what was to be stored: see `dvm doctor`", extra={"error": str(error)})
     except Exception:
-        log.exception("an unexpected error")
+        about = [getattr(each, "id", each) for each in arguments[:1]]  # the event or the job, or a job's id
+        log.exception("an unexpected error", extra={"about": about})
 
 
 async def _for_ever(work: Callable[[], Awaitable[None]]) -> None:

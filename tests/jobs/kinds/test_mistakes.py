@@ -12,6 +12,7 @@ from dvm.jobs.kinds import Ask, Gathered
 from dvm.ledger import JobState
 from dvm.nip90 import JobRequest
 from tests.standins.customer import Customer
+from tests.standins.waiting import until
 from tests.standins.workshop import workshop
 
 BROKEN, SOUND = 5999, 5050
@@ -66,3 +67,21 @@ async def test_a_read_that_fails_when_it_runs_costs_the_customer_nothing_and_end
         assert await shop.state(job) is JobState.FAILED
         assert shop.model.prompts == []
         await sells(buyer)
+
+
+async def test_a_read_that_fails_when_it_is_priced_stops_nobody_else_and_the_log_says_which_job(
+    relay: str, tmp_path: Path, buyer: Customer, caplog: pytest.LogCaptureFixture
+) -> None:
+    def read(request: JobRequest, gathered: Gathered, system: str | None) -> Ask:
+        raise KeyError("a mistake")
+
+    kind = replace(KINDS[SOUND], kind=BROKEN, converses=False, read=read)
+    async with workshop(relay, data=tmp_path, opened=False) as shop:
+        shop.kinds = (kind, KINDS[SOUND])
+        await shop.open()
+        job = await buyer.ask("a question", kind=BROKEN)
+        await until(lambda: "a mistake" in caplog.text)
+        assert [job] in [getattr(each, "about", None) for each in caplog.records]
+        await shop.reopen()
+        await buyer.quote(await buyer.ask("a question", kind=SOUND))
+        assert shop.engine.quotes.open_quotes_total() == 1
