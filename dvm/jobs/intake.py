@@ -42,6 +42,7 @@ REPEAT_SECONDS = 60  # between two repetitions of one job's answers
 # After a start the relays send what they have stored; a request that we have answered is then no new wish.
 ECHO_SECONDS = 30
 _REST = "what is not used stays on your balance"
+_UNFORESEEN = Refusal("unavailable", "this provider has met an error of its own, and cannot take the job")
 
 
 class _NotByThis(RefusedError):
@@ -178,6 +179,9 @@ class Intake:
         except LedgerError as error:
             log.error("a job could not be stored; it is tried again", extra={"job": event.id, "error": str(error)})
             self._unfinished.add(event.id)
+        except Exception:  # an operator's own kind has a mistake, say: its customer is not left without a word
+            log.exception("a job met an unexpected error and is refused", extra={"job": event.id})
+            await self._refuse(event, request, _UNFORESEEN, relay)
         else:
             return True
         return False

@@ -224,6 +224,9 @@ class Runner:
         timer = asyncio.get_running_loop().call_later(shop.settings.processing_seconds, self._say_processing, run)
         try:
             return await self._run(run)
+        except Exception:  # an operator's own kind has a mistake, say, or the store fails: it was used all the same
+            await self._endings.lost(run)
+            raise
         finally:
             timer.cancel()
             del self._runs[job_id]
@@ -363,9 +366,7 @@ class Runner:
         quoted = job.model or (service.models[0] if service else "")
         if service is None or quoted not in service.models:
             said = {"job": job.id, "kind": job.kind, "model": quoted}
-            log.error(
-                "a paid job is given back, since dvm.toml does not sell its kind by its model any more", extra=said
-            )
+            log.error("a paid job is given back: dvm.toml does not sell its kind by its model any more", extra=said)
             raise RefusedError(*_UNAVAILABLE)
         gathered = await shop.inputs.gather(request, service.kind)
         ask = service.read(request, gathered, quoted)

@@ -14,6 +14,7 @@ from dvm.jobs.balances.payouts import DAY, LOSS_MSAT
 from dvm.jobs.engine import Engine
 from dvm.jobs.watching.figures import ABOUT, figures
 from dvm.jobs.watching.watchdog import REMIND_SECONDS, Alarm, Watchdog
+from dvm.ledger import Metered
 from dvm.lightning.base import WalletError
 from dvm.nostr.keys import Keys
 from dvm.nostr.nip59 import unwrap
@@ -199,6 +200,24 @@ async def test_the_figures(tmp_path: Path) -> None:
         assert found["selling"] == 1
         assert found["owed_msat"] == DEPOSIT - 105_000
         assert found["wallet_balance_msat"] == DEPOSIT - 1
+        assert "spent_today_msat" not in found, "without a limit nobody counts"
+
+
+async def test_the_figures_tell_when_the_day_is_spent(tmp_path: Path) -> None:
+    async with watched(tmp_path, "pending", balance=DEPOSIT) as at:
+        shop = at.cashier.shop
+        shop.settings = replace(shop.settings, spend_msat_per_day=5_000)
+        engine = Engine(shop)
+
+        def selling() -> tuple[float, float]:
+            found = figures(shop, engine, at.cashier.payouts, at.dog)
+            return found["selling"], found["spent_today_msat"]
+
+        assert selling() == (1, 0)
+        engine.spending.add(Metered(model="m", input=1), 4_999)
+        assert selling() == (1, 4_999)
+        engine.spending.add(Metered(model="m", input=1), 1)
+        assert selling() == (0, 5_000)
 
 
 def test_trouble_that_comes_and_goes_is_told_once_an_hour() -> None:

@@ -8,7 +8,8 @@ from dvm.jobs.shop import Shop
 from dvm.jobs.watching.watchdog import Watchdog
 
 ABOUT = {
-    "selling": "1 while new jobs are sold, 0 while the wallet holds less than customers are owed.",
+    "selling": "1 while new jobs are sold; 0: the wallet holds less than is owed, or the day's spending is reached.",
+    "spent_today_msat": "What models used since midnight (UTC), at list prices in msat, if that is limited.",
     "owed_msat": "What customers own here, in msat, their holds included.",
     "wallet_balance_msat": "What the wallet can spend, in msat.",
     "wallet_receivable_msat": "What the wallet can still receive, in msat.",
@@ -27,7 +28,8 @@ def figures(shop: Shop, engine: Engine, payouts: Payouts, watchdog: Watchdog) ->
     """The figures now, by name. Costs nothing: no I/O."""
     unresolved = payouts.unresolved()
     found: dict[str, float | None] = {
-        "selling": float(watchdog.selling),
+        "selling": watchdog.selling and not engine.spending.reached,
+        "spent_today_msat": engine.spending.today if shop.settings.spend_msat_per_day else None,
         "owed_msat": watchdog.owed,
         "wallet_balance_msat": watchdog.balance,
         "wallet_receivable_msat": watchdog.receivable(),

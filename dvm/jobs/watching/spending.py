@@ -51,10 +51,12 @@ class Spending:
 
     def policy(self, _request: Event, _book: Book) -> Refusal | None:
         """An admission policy: nothing new once the limit is reached. What is paid for is still run."""
-        if not self._limit:
-            return None
-        self._turn()
-        return SPENT if self._msat >= self._limit else None
+        return SPENT if self.reached else None
+
+    @property
+    def reached(self) -> bool:
+        """Whether the limit is reached; never, where there is none."""
+        return bool(self._limit) and self.today >= self._limit
 
     @property
     def today(self) -> int:
