@@ -113,8 +113,8 @@ async def test_not_found_is_not_returned_and_then_it_settles_after_all(tmp_path:
         await desk.payouts.withdraw(payout)
         await until(lambda: len(desk.purse.asked) > 3)
         desk.later = 60 + 3000  # the invoice is over, the wallet has not heard of it, and an hour has not passed
-        asked = len(desk.purse.asked)
-        await asyncio.sleep(0.05)
+        asked, looked = len(desk.purse.asked), desk.purse.looked
+        await until(lambda: desk.purse.looked > looked + 3)
         assert (await desk.row(payout)).state is PayoutState.RESERVED
         assert len(desk.purse.asked) <= asked + 1, "an expired invoice is not asked for again"
         desk.purse.arrive()
@@ -154,7 +154,8 @@ async def test_a_failure_is_not_believed_while_another_request_may_be_on_its_way
         payout = desk.asked()
         await desk.payouts.withdraw(payout)
         await until(lambda: len(desk.purse.asked) == 2)
-        await asyncio.sleep(0.03)
+        looked = desk.purse.looked
+        await until(lambda: desk.purse.looked > looked + 3)
         assert (await desk.row(payout)).state is PayoutState.RESERVED
         desk.purse.arrive()
         assert (await desk.ended(payout)).state is PayoutState.PAID

@@ -70,6 +70,7 @@ class Purse:
         self.coming: set[str] = set()
         self.under_way: set[str] = set()
         self.asked: list[str] = []
+        self.looked = 0  # how often it was asked for anything else
         self.paying = 0
         self.most_paying = 0
 
@@ -86,6 +87,7 @@ class Purse:
         self.deliver()
 
     async def info(self) -> WalletInfo:
+        self.looked += 1
         if self.error is not None:
             raise self.error
         return WalletInfo("purse", self.network, self.balance, Capabilities(pay=self.pays))
@@ -134,6 +136,7 @@ class Purse:
         raise WalletError(act, "so ordered by a test")  # type: ignore[arg-type]
 
     async def payment(self, payment_hash: str) -> Payment:
+        self.looked += 1
         await asyncio.sleep(0)
         if not self.tells:
             return Payment(InvoiceState.UNKNOWN)
