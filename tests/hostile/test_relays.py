@@ -138,7 +138,8 @@ async def test_an_event_of_ten_megabytes_costs_neither_memory_nor_the_jobs_besid
         await sells(shop, buyer)
         assert await shop.store.job(huge.id) is None
         assert await shop.store.job(large.id) is None
-        assert sum(status.counters["oversized"] for status in shop.pool.status()) > 1
+        # The second may end the connection before the first is looked at.
+        assert sum(status.counters["oversized"] for status in shop.pool.status()) >= 1
 
 
 async def test_a_result_that_every_relay_rejects_waits_until_one_takes_it(tmp_path: Path) -> None:
