@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from dvm.models import Prompt
@@ -18,10 +19,11 @@ async def turn(
     *inputs: str | Input,
     session: str | None = None,
     model: str | None = None,
+    settings: Sequence[tuple[str, str]] = (),
     **fields: Any,
 ) -> str:
     """The id of a job that has been paid, out of the balance where that does, and has ended."""
-    params = _params(session, model)
+    params = [*_params(session, model), *settings]
     job = await buyer.ask(*inputs, params=params, providers=[shop.keys.pubkey], **fields)
     first = await buyer.until(job, lambda event: event.kind == RECEIPT or event.tag("status") == "payment-required")
     if first.kind != RECEIPT:
